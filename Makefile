@@ -1,0 +1,38 @@
+# make demo | test | test-all | lint | bench | clean.  Each sets up .venv by itself: with uv where it is found, else with venv and pip.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+JOBS ?= 2
+
+.PHONY: help demo test test-all lint bench clean
+help:
+	@echo "make demo      a density flowing over a double well and over a real network's plane, into out/"
+	@echo "make test      the test suite"
+	@echo "make test-all  the same with the long studies"
+	@echo "make lint      ruff and pyright"
+	@echo "make bench     the benchmark tables (minutes)"
+
+$(STAMP): pyproject.toml
+	@sh .ci/setup "$(PYTHON)"
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/rxjax flow double-well --out out --animation
+	$(BIN)/rxjax flow digits --out out
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q -m ""
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/flow.py
+
+clean:
+	rm -rf .venv out .pytest_cache .ruff_cache .hypothesis dist

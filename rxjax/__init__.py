@@ -1,0 +1,12 @@
+"""The reaction-rate picture of deep learning in JAX."""
+
+from . import landscapes as landscapes, solvers as solvers
+from ._flow import Flow as Flow, probability_flow as probability_flow
+from ._hyperparameters import Hyperparameters as Hyperparameters
+from ._temperature import (
+    adam_temperature as adam_temperature,
+    batch_covariance as batch_covariance,
+    effective_temperature as effective_temperature,
+    noise_scale as noise_scale,
+)
+from ._version import __version__ as __version__

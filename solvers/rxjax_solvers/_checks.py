@@ -1,0 +1,78 @@
+"""Argument checks that speak the same sentence outside and inside `jit`.
+
+The house form is "Argument `x` must ..., but ...".  Outside `jit` the sentence ends with the offending value and a
+remedy; inside, where no value is known while compiling, `equinox.error_if` raises at run time and the sentence names
+what is wrong with the value (negative, not finite, ...).
+"""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike
+
+
+def is_traced(*xs: ArrayLike) -> bool:
+    """Whether any argument is an abstract value of a transformation in progress (`jit`, `vmap`, `grad`)."""
+    return any(isinstance(x, jax.core.Tracer) for x in xs)
+
+
+def require(
+    x: ArrayLike, name: str, must: str, faults: Sequence[tuple[ArrayLike, str]], remedy: str = "", shown: object = None
+) -> Array:
+    """Return `x` as an array if none of `faults` holds, else raise.
+
+    **Arguments:**
+
+    - `x`: the value to check and hand back.  Use the returned value: an unused check is compiled away.
+    - `name`: the argument's name as the user typed it.
+    - `must`: what it must be, to follow "Argument `name` must".
+    - `faults`: pairs `(bad, what)` of a Boolean array, true where `x` is at fault, and words that follow "but it".
+    - `remedy`: what to type instead, one sentence.
+    - `shown`: what to print for the value, `x` itself if not given.
+
+    **Raises:** `ValueError` at once if the values are known; a run-time error through `equinox.error_if` otherwise.
+    """
+    x = jnp.asarray(x)
+    tail = f" {remedy}" if remedy else ""
+    head = f"Argument `{name}` must {must}, but it"
+    known = [(bad, what) for bad, what in faults if not is_traced(bad)]
+    for bad, what in known:
+        if np.any(np.asarray(bad)):
+            value = np.array2string(np.asarray(x), threshold=8, precision=6) if shown is None and not is_traced(x) else shown
+            raise ValueError(f"{head} {what}{'' if value is None else f': got {value}'}.{tail}")
+    traced = [(bad, what) for bad, what in faults if is_traced(bad)]
+    if not traced:
+        return x
+    bads = jnp.stack([jnp.any(bad) for bad, _ in traced])
+    return eqx.branched_error_if(x, jnp.any(bads), jnp.argmax(bads), [f"{head} {what}.{tail}" for _, what in traced])
+
+
+def finite(x: ArrayLike, name: str, remedy: str = "") -> Array:
+    """`x` if every entry is finite."""
+    x = jnp.asarray(x)
+    return require(x, name, "be finite", [(~jnp.isfinite(x), "is not finite")], remedy)
+
+
+def positive(x: ArrayLike, name: str, remedy: str = "") -> Array:
+    """`x` if every entry is finite and above zero."""
+    x = jnp.asarray(x)
+    faults = [(~jnp.isfinite(x), "is not finite"), (x < 0, "is negative"), (x == 0, "is zero")]
+    return require(x, name, "be positive and finite", faults, remedy)
+
+
+def non_negative(x: ArrayLike, name: str, remedy: str = "") -> Array:
+    """`x` if every entry is finite and not below zero."""
+    x = jnp.asarray(x)
+    faults = [(~jnp.isfinite(x), "is not finite"), (x < 0, "is negative")]
+    return require(x, name, "be non-negative and finite", faults, remedy)
+
+
+def one_of(x: object, name: str, allowed: Sequence[str], remedy: str = "") -> None:
+    """Refuse a name that is not on the list, and print the list."""
+    if x not in allowed:
+        names = ", ".join(f'"{a}"' for a in allowed)
+        raise ValueError(f"Argument `{name}` must be one of {names}, but it is {x!r}.{' ' + remedy if remedy else ''}")

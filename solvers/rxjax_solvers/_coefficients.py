@@ -1,0 +1,51 @@
+"""What a user may give for a drift or a diffusion."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+from jaxtyping import ArrayLike, Shaped
+
+
+class TimeDependent(eqx.Module):
+    """Marks a coefficient `f(t, theta)` that depends on time, with `theta` of shape `(d,)`.
+
+    !!! example
+
+        ```python
+        >>> import jax.numpy as jnp, rxjax_solvers as rxs
+        >>> drift = rxs.TimeDependent(lambda t, theta: jnp.cos(2 * t) - theta)
+
+        ```
+    """
+
+    f: Callable
+
+    def at(self, t: Shaped[ArrayLike, ""]) -> Callable:
+        """The coefficient as a function of `theta` at time `t`."""
+        return lambda theta: self.f(t, theta)
+
+
+class NegativeGradient(eqx.Module):
+    """The drift `-mobility * grad V`, taken from differences of `V` between neighbouring cells.
+
+    For a constant diffusion `D` this makes `exp(-mobility V / D)` exactly stationary on the grid, and needs values of
+    `V` only, never its gradient.  `potential` maps `theta` of shape `(d,)` to `()`, or is `TimeDependent`.  On a
+    periodic axis the seam takes the difference between the last and the first cell, so `V` must be periodic there.
+    """
+
+    potential: Callable | TimeDependent
+    mobility: Shaped[ArrayLike, ""] = 1.0
+
+
+def is_time_dependent(coefficient: object) -> bool:
+    """Whether a coefficient changes with time."""
+    if isinstance(coefficient, NegativeGradient):
+        return isinstance(coefficient.potential, TimeDependent)
+    return isinstance(coefficient, TimeDependent)
+
+
+def freeze(coefficient: object, t: Shaped[ArrayLike, ""]) -> object:
+    """The coefficient at time `t`, time-independent."""
+    if isinstance(coefficient, NegativeGradient) and isinstance(coefficient.potential, TimeDependent):
+        return NegativeGradient(coefficient.potential.at(t), coefficient.mobility)
+    return coefficient.at(t) if isinstance(coefficient, TimeDependent) else coefficient

@@ -1,0 +1,222 @@
+"""Cell-centred rectangular grids."""
+
+import math
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import ndtr
+from jaxtyping import Array, ArrayLike, Float, Shaped
+
+from ._checks import one_of, positive, require
+
+BOUNDARIES = ("reflecting", "absorbing", "periodic")
+# A wrapped Gaussian is summed over this many images on either side: exact to rounding for std up to the axis' length.
+_IMAGES = 8
+
+
+def _sides(boundary: object, dim: int) -> tuple[tuple[str, str], ...]:
+    per_axis = (boundary,) * dim if isinstance(boundary, str) else boundary
+    if not isinstance(per_axis, Sequence) or len(per_axis) != dim:
+        raise ValueError(
+            f"Argument `boundary` must be one name, or a sequence with one entry for each of the {dim} axes, but it is "
+            f"{boundary!r}.  An entry is a name or a pair (low, high) of names."
+        )
+    out = []
+    for axis, entry in enumerate(per_axis):
+        low, high = (entry, entry) if isinstance(entry, str) else entry
+        for side in (low, high):
+            one_of(side, "boundary", BOUNDARIES)
+        if (low == "periodic") != (high == "periodic"):
+            raise ValueError(
+                f"Argument `boundary` must be periodic on both sides of an axis or on neither, but it is "
+                f"{(low, high)!r} on axis {axis}."
+            )
+        out.append((low, high))
+    return tuple(out)
+
+
+class Grid(eqx.Module):
+    """A rectangle cut into equal cells: `shape[i]` cells between `lower[i]` and `upper[i]` on axis `i`.
+
+    A function on the grid is an array of shape `shape`.  A *density* holds cell averages, so that
+    `grid.integrate(p) == 1`.  Cell centres lie half a cell inside the bounds.
+
+    !!! example
+
+        ```python
+        >>> import rxjax_solvers as rxs
+        >>> grid = rxs.Grid(-2, 2, 8, boundary=("reflecting", "absorbing"))  # one axis: a (low, high) pair is an entry
+        Traceback (most recent call last):
+        ...
+        ValueError: Argument `boundary` must be one name, or a sequence with one entry for each of the 1 axes, ...
+        >>> grid = rxs.Grid(-2, 2, 8, boundary=[("reflecting", "absorbing")])
+        >>> grid.dim, grid.shape, float(grid.spacing[0])
+        (1, (8,), 0.5)
+
+        ```
+    """
+
+    lower: Float[Array, "d"]
+    upper: Float[Array, "d"]
+    shape: tuple[int, ...] = eqx.field(static=True)
+    boundary: tuple[tuple[str, str], ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        lower: Shaped[ArrayLike, "..."] | Sequence,
+        upper: Shaped[ArrayLike, "..."] | Sequence,
+        shape: int | Sequence[int],
+        boundary: str | Sequence = "reflecting",
+    ):
+        """**Arguments:**
+
+        - `lower`, `upper`: the bounds, scalars or shape `(d,)`.  They may be traced: everything differentiates with
+            respect to them.
+        - `shape`: number of cells on each axis, at least 2 each; an integer for one axis.
+        - `boundary`: "reflecting" (no flux), "absorbing" (the density is zero *on* the face) or "periodic"; one name
+            for all, or per axis a name or a pair `(low, high)`.
+
+        **Raises:** `ValueError` for a misspelt boundary, fewer than 2 cells or shapes that do not agree; bounds that
+        are not finite or not ascending are refused outside and inside `jit`.
+        """
+        self.shape = (int(shape),) if isinstance(shape, int) else tuple(int(n) for n in shape)
+        dim = len(self.shape)
+        if dim == 0 or min(self.shape) < 2:
+            raise ValueError(
+                f"Argument `shape` must have at least 2 cells on every axis, but it is {self.shape}.  "
+                "Typical: 256 in one dimension, (128, 128) in two, (48, 48, 48) in three."
+            )
+        self.boundary = _sides(boundary, dim)
+        bounds = []
+        for x, name in ((lower, "lower"), (upper, "upper")):
+            x = jnp.asarray(x)
+            x = x.astype(jnp.result_type(float)) if not jnp.issubdtype(x.dtype, jnp.floating) else x
+            if x.shape not in ((), (dim,)):
+                raise ValueError(
+                    f"Argument `{name}` must be a scalar or have shape ({dim},), one entry per axis of `shape`, but "
+                    f"it has shape {x.shape}."
+                )
+            bounds.append(jnp.broadcast_to(x, (dim,)))
+        low, high = bounds
+        high = high.astype(jnp.promote_types(low.dtype, high.dtype))
+        low = low.astype(high.dtype)
+        bad = [
+            (~(jnp.isfinite(low) & jnp.isfinite(high)), "is not finite"),
+            (high <= low, "is not above `lower`"),
+        ]
+        self.lower = low
+        self.upper = require(high, "upper", "be finite and above `lower` on every axis", bad)
+
+    @property
+    def dim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of cells."""
+        return math.prod(self.shape)
+
+    @property
+    def spacing(self) -> Float[Array, "d"]:
+        """Edge lengths of a cell."""
+        return (self.upper - self.lower) / jnp.asarray(self.shape, self.lower.dtype)
+
+    @property
+    def cell_volume(self) -> Float[Array, ""]:
+        """Volume of a cell."""
+        return jnp.prod(self.spacing)
+
+    @property
+    def axes(self) -> tuple[Float[Array, "_"], ...]:
+        """Cell centres of each axis."""
+        h = self.spacing
+        return tuple(
+            self.lower[i] + h[i] * (jnp.arange(n, dtype=h.dtype) + 0.5) for i, n in enumerate(self.shape)
+        )
+
+    @property
+    def edges(self) -> tuple[Float[Array, "_"], ...]:
+        """Cell faces of each axis, `shape[i] + 1` of them."""
+        h = self.spacing
+        return tuple(self.lower[i] + h[i] * jnp.arange(n + 1, dtype=h.dtype) for i, n in enumerate(self.shape))
+
+    @property
+    def points(self) -> Float[Array, "*shape d"]:
+        """Cell centres, shape `(*shape, d)`."""
+        return jnp.stack(jnp.meshgrid(*self.axes, indexing="ij"), axis=-1)
+
+    def integrate(self, f: Shaped[Array, "*batch_and_shape"]) -> Float[Array, "*batch"]:
+        """Integral over the grid of cell averages `f` of shape `(*batch, *shape)`."""
+        if f.shape[f.ndim - self.dim :] != self.shape:
+            raise ValueError(f"Argument `f` must end in the grid's shape {self.shape}, but it has shape {f.shape}.")
+        return jnp.sum(f, axis=tuple(range(f.ndim - self.dim, f.ndim))) * self.cell_volume.astype(f.dtype)
+
+    def normalize(self, f: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """`f` divided by its integral; refuses a mass that is zero or not finite."""
+        mass = self.integrate(f)
+        return f / positive(mass, "f", "The integral of a density must be positive.")
+
+    def gaussian(
+        self, mean: Shaped[ArrayLike, "..."] | Sequence, std: Shaped[ArrayLike, "..."] | Sequence
+    ) -> Float[Array, "*shape"]:
+        """Cell averages of a normal density with independent axes, normalised on the grid.
+
+        **Arguments:** `mean` and `std` are scalars or shape `(d,)`; `std` is the standard deviation.  On a periodic
+        axis the density is wrapped (`std` up to the axis' length).  Good values: `std` of two cells or more, else
+        the shape is that of the cell.
+
+        **Raises:** a `std` that is not positive, or a `mean` so far outside that no mass falls on the grid.
+        """
+        dtype = self.lower.dtype
+        mean = jnp.broadcast_to(jnp.asarray(mean, dtype), (self.dim,))
+        std = positive(jnp.broadcast_to(jnp.asarray(std, dtype), (self.dim,)), "std")
+        out = jnp.ones((), dtype)
+        for i, edge in enumerate(self.edges):
+            images = jnp.zeros((1,), dtype)
+            if self.boundary[i][0] == "periodic":
+                images = jnp.arange(-_IMAGES, _IMAGES + 1, dtype=dtype) * (self.upper[i] - self.lower[i])
+            z = (edge[None, :] - mean[i] - images[:, None]) / std[i]
+            # On the far side of the mean the difference of two numbers near 1 would lose the tail: use the mirror.
+            tail = jnp.where(z[:, :-1] > 0, ndtr(-z[:, :-1]) - ndtr(-z[:, 1:]), ndtr(z[:, 1:]) - ndtr(z[:, :-1]))
+            part = jnp.sum(tail, axis=0)
+            total = jnp.sum(part)
+            fault = [(~(total > 0), "leaves no mass on the grid")]
+            total = require(total, "mean", "lie on the grid or within a few `std` of it", fault, shown=None)
+            part = part / total / self.spacing[i]
+            out = out[..., None] * part.reshape((1,) * out.ndim + part.shape)
+        return out
+
+
+def to_front(f: Array, axis: int) -> Array:
+    """The axis to sweep moved first: lanes lie behind it."""
+    return f if axis == 0 else jnp.moveaxis(f, axis, 0)
+
+
+def from_front(f: Array, axis: int) -> Array:
+    """Inverse of `to_front`."""
+    return f if axis == 0 else jnp.moveaxis(f, 0, axis)
+
+
+def evaluate(fn, points: Float[Array, "*shape d"], name: str, allowed: Sequence[tuple[int, ...]]) -> Array:
+    """`fn(theta)` at every point, with the shape of its value checked before anything is computed.
+
+    A `fn` with a method `evaluate(points)` is asked for all points at once: it may bound its own memory.
+    """
+    theta = jax.ShapeDtypeStruct(points.shape[-1:], points.dtype)
+    value = jax.eval_shape(fn, theta)
+    shape = getattr(value, "shape", None)
+    if shape not in allowed:
+        raise ValueError(
+            f"Argument `{name}` must return an array of shape {' or '.join(map(str, allowed))} for `theta` of shape "
+            f"{theta.shape}, but it returns {'shape ' + str(shape) if shape is not None else type(value).__name__}."
+        )
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(f"Argument `{name}` must return floating-point numbers, but it returns {value.dtype}.")
+    batched = getattr(fn, "evaluate", None)
+    if batched is not None:
+        return batched(points).astype(points.dtype)
+    out = jax.vmap(fn)(points.reshape(-1, points.shape[-1]))
+    return out.reshape(points.shape[:-1] + shape).astype(points.dtype)

@@ -1,0 +1,23 @@
+"""What `solve` returns."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+from jaxtyping import Array, Float, PyTree
+
+
+class Solution(eqx.Module):
+    """Densities at the times that were asked for.
+
+    - `ts`: shape `(times,)`.
+    - `ps`: shape `(times, *grid.shape)`, cell averages; `ps[0]` is the initial density.
+    - `result`: a member of `diffrax.RESULTS`, `successful` or why not.
+    - `stats`: `num_steps`, `num_accepted_steps`, `num_rejected_steps`; `mass` at each time; `min`, the lowest value of
+        `ps`; and what the method reports of itself (`limited_steps`, `moved_mass` for `Strang`).
+    """
+
+    ts: Float[Array, "times"] | None
+    ps: PyTree
+    result: diffrax.RESULTS
+    stats: dict[str, Any]

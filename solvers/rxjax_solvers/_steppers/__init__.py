@@ -1,0 +1,1 @@
+from .strang import Strang as Strang

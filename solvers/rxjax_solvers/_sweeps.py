@@ -1,0 +1,184 @@
+"""Implicit steps along one axis: `(I - tau W)^-1 d` for tridiagonal `W`, without a single subtraction.
+
+Elimination reads the system as a Markov chain that is censored state by state: what leaves an eliminated cell is
+handed on to its neighbours in proportion to its rates (Grassmann, Taksar and Heyman 1985; Alfa, Xue and Ye 2002).
+Every intermediate is a sum of products of positive numbers, so mass is kept to rounding and nothing turns negative at
+any `tau`.  A scan over cells is fastest on a CPU; accelerators, where its launches would dominate, eliminate every
+other cell at once (cyclic reduction).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from ._face_rates import AxisRates
+
+
+def _row(a: Array, i) -> Array:
+    return lax.dynamic_index_in_dim(a, i, 0, keepdims=False)
+
+
+def _scan_pivots(up: Array, down: Array) -> Array:
+    """Reciprocal pivots of the elimination from the first cell upwards."""
+
+    def eliminate(kept, rates):
+        # kept: the share of what the cell below receives that does not move on upwards.
+        u, d = rates
+        c = 1 + d * kept
+        inverse = 1 / (c + u)
+        return c * inverse, inverse
+
+    # Nothing lies below the first cell: what it sends down (an absorbing side, the seam) leaves for good.
+    return lax.scan(eliminate, jnp.ones_like(up[0]), (up, down))[1]
+
+
+def _scan_solve(up: Array, down: Array, inverse: Array, d: Array) -> Array:
+    n = d.shape[0]
+
+    # In place, on one buffer: the sweeps are bound by memory.
+    def ascend(i, s):
+        return s.at[i].set(_row(inverse, i) * (_row(s, i) + _row(up, i - 1) * _row(s, i - 1)))
+
+    def descend(k, x):
+        i = n - 2 - k
+        return x.at[i].set(_row(x, i) + _row(inverse, i) * _row(down, i + 1) * _row(x, i + 1))
+
+    s = lax.fori_loop(1, n, ascend, d.at[0].multiply(inverse[0]))
+    return lax.fori_loop(0, n - 1, descend, s)
+
+
+def _scan_transpose(up: Array, down: Array, inverse: Array, g: Array) -> Array:
+    n = g.shape[0]
+
+    def ascend(i, z):
+        return z.at[i].set(_row(z, i) + _row(inverse, i - 1) * _row(down, i) * _row(z, i - 1))
+
+    def descend(k, w):
+        i = n - 2 - k
+        return w.at[i].set(_row(inverse, i) * (_row(w, i) + _row(up, i) * _row(w, i + 1)))
+
+    z = lax.fori_loop(1, n, ascend, g)
+    return lax.fori_loop(0, n - 1, descend, z.at[-1].multiply(inverse[-1]))
+
+
+def _lanes_last(solve: Callable[..., Array]) -> Callable[..., Array]:
+    """`vmap` puts the new axis behind the lanes, where rows stay contiguous, instead of before the cells."""
+
+    @jax.custom_batching.custom_vmap
+    def wrapped(*args):
+        return solve(*args)
+
+    @wrapped.def_vmap
+    def _(axis_size, in_batched, *args):
+        del axis_size
+        moved = [jnp.moveaxis(a, 0, -1) if b else a[..., None] for a, b in zip(args, in_batched, strict=True)]
+        rest = jnp.broadcast_shapes(*(a.shape[1:] for a in moved))
+        moved[-1] = jnp.broadcast_to(moved[-1], moved[-1].shape[:1] + rest)
+        return jnp.moveaxis(wrapped(*moved), -1, 0), True
+
+    return wrapped
+
+
+def _reduction_solve(up: Array, down: Array, inverse: Array, d: Array) -> Array:
+    del inverse
+    # The excess of a cell is its column sum: 1, and what leaves the grid.
+    excess = jnp.ones_like(up).at[0].add(down[0]).at[-1].add(up[-1])
+    up, down = up.at[-1].set(0), down.at[0].set(0)
+    levels = []
+    while d.shape[0]:
+        u, v, out = up[::2], down[::2], d[::2]
+        u_kept, v_kept = up[1::2], down[1::2]
+        n, kept = u.shape[0], u_kept.shape[0]
+        inverse = 1 / (u + v + excess[::2])
+        to_above, to_below, lost = u * inverse, v * inverse, excess[::2] * inverse
+        above, below = _resize(v_kept, n) * inverse, _shift_up(u_kept, n) * inverse
+        levels.append((inverse * out, above, below))
+        excess = excess[1::2] + v_kept * lost[:kept] + u_kept * _next(lost, kept)
+        up, down = u_kept * _next(to_above, kept), v_kept * to_below[:kept]
+        d = d[1::2] + (to_above * out)[:kept] + _next(to_below * out, kept)
+    x = d
+    for out, above, below in reversed(levels):
+        n, kept = out.shape[0], x.shape[0]
+        solved = out + above * _resize(x, n) + below * _shift_up(x, n)
+        pairs = jnp.stack([solved[:kept], x], axis=1).reshape(2 * kept, *x.shape[1:])
+        x = jnp.concatenate([pairs, solved[kept:]])
+    return x
+
+
+def _reduction_transpose(up: Array, down: Array, inverse: Array, g: Array) -> Array:
+    (out,) = jax.linear_transpose(lambda d: _reduction_solve(up, down, inverse, d), g)(g)
+    return out
+
+
+def _resize(a: Array, n: int) -> Array:
+    """The first `n` rows, with zeros where there are fewer."""
+    return a[:n] if a.shape[0] >= n else jnp.concatenate([a, jnp.zeros((n - a.shape[0], *a.shape[1:]), a.dtype)])
+
+
+def _next(a: Array, n: int) -> Array:
+    """Row `k + 1` in row `k`."""
+    return _resize(a[1:], n)
+
+
+def _shift_up(a: Array, n: int) -> Array:
+    """Row `k - 1` in row `k`."""
+    return jnp.concatenate([jnp.zeros((1, *a.shape[1:]), a.dtype), _resize(a, n - 1)])
+
+
+def _chain(up: Array, down: Array) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+    """`(I - tau W)^-1` of an open chain and its transpose, `up` and `down` already multiplied by `tau`."""
+    inverse = lax.platform_dependent(up, down, cpu=_scan_pivots, default=lambda up, down: jnp.ones_like(up))
+
+    def solve(d):
+        return lax.platform_dependent(
+            up, down, inverse, d, cpu=_lanes_last(_scan_solve), default=_reduction_solve
+        )
+
+    def transpose_solve(g):
+        return lax.platform_dependent(
+            up, down, inverse, g, cpu=_lanes_last(_scan_transpose), default=_reduction_transpose
+        )
+
+    return solve, transpose_solve
+
+
+def _ring(up: Array, down: Array) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+    """The same on a ring: the last cell is eliminated last, and closes the chain with a rank-one correction."""
+    solve_open, transpose_open = _chain(up[:-1], down[:-1])
+    from_last = jnp.zeros_like(up[:-1]).at[0].add(up[-1]).at[-1].add(down[-1])
+    to_last = jnp.zeros_like(up[:-1]).at[0].add(down[0]).at[-1].add(up[-2])
+    spread = solve_open(from_last)
+    pivot = 1 + jnp.sum(spread, axis=0)
+
+    def solve(d):
+        y = solve_open(d[:-1])
+        last = (d[-1] + jnp.sum(to_last * y, axis=0)) / pivot
+        return jnp.concatenate([y + spread * last, last[None]])
+
+    def transpose_solve(g):
+        last = (g[-1] + jnp.sum(spread * g[:-1], axis=0)) / pivot
+        return jnp.concatenate([transpose_open(g[:-1] + to_last * last), last[None]])
+
+    return solve, transpose_solve
+
+
+def implicit(rates: AxisRates, tau: Float[Array, ""]) -> Callable[[Array], Array]:
+    """`d -> (I - tau W)^-1 d` along one axis, sweep axis first; the factor is computed once, here.
+
+    Derivatives with respect to `d`, the rates and `tau` come from one solve with the (transposed) factor.
+    """
+    up, down = lax.stop_gradient((tau * rates.up, tau * rates.down))
+    solve, transpose_solve = (_ring if rates.periodic else _chain)(up, down)
+
+    def matvec(p):
+        return p - tau * rates.apply(p)
+
+    def apply(d: Float[Array, "n *rest"]) -> Float[Array, "n *rest"]:
+        return lax.custom_linear_solve(
+            matvec, d, solve=lambda _, b: solve(b), transpose_solve=lambda _, b: transpose_solve(b)
+        )
+
+    return apply
