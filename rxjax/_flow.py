@@ -66,10 +66,10 @@ def probability_flow(
 
     **Arguments:**
 
-    - `landscape`: the loss `theta -> ()` with `theta` of shape `(d,)`: a landscape of `rxjax.landscapes` or any callable.
+    - `landscape`: the loss `theta -> ()` with `theta` of shape `(d,)`: any of `rxjax.landscapes`, any callable.
     - `hyperparameters`: learning rate, batch size, data-set size, momentum, sampling.
-    - `covariance`: $\Sigma_1$, the covariance of ONE example's gradient: a scalar, shape `(d,)` (independent axes), or a
-        callable of `theta` that returns either.
+    - `covariance`: $\Sigma_1$, the covariance of ONE example's gradient: a scalar, shape `(d,)` (independent axes), or
+        a callable of `theta` that returns either.
     - `grid`: the cells; good values: two or more per $\sqrt{kT/h}$, the width of a well of curvature $h$.
     - `p0`: the density at `ts[0]`, for example `grid.gaussian(mean, std)`.
     - `ts`: strictly ascending times, in units of learning rate x steps.
@@ -90,11 +90,11 @@ def probability_flow(
         ```python
         >>> import jax.numpy as jnp, rxjax as rx
         >>> well = rx.landscapes.DoubleWell()
-        >>> settings = rx.Hyperparameters(learning_rate=0.05, batch_size=1, dataset_size=1000)
+        >>> settings = rx.Hyperparameters(learning_rate=0.02, batch_size=1, dataset_size=1000)
         >>> grid = rx.solvers.Grid(-2.0, 2.0, 128)
-        >>> flow = rx.probability_flow(well, settings, 8.0, grid, grid.gaussian(-1.0, 0.2), jnp.linspace(0, 10, 3))
+        >>> flow = rx.probability_flow(well, settings, 20.0, grid, grid.gaussian(-1.0, 0.2), jnp.linspace(0, 10, 3))
         >>> print(flow.steps, flow.temperature.round(3), flow.loss.round(3))
-        [  0. 100. 200.] 0.2 [0.15  0.106 0.107]
+        [  0. 250. 500.] 0.2 [0.165 0.113 0.113]
 
         ```
     """
@@ -103,13 +103,8 @@ def probability_flow(
     # The factor from Sigma_1 to D, once: both are linear.
     factor = rate / 2 * batch_covariance(jnp.ones((), dtype), hyperparameters).astype(dtype)
     if callable(covariance):
-        sigma1, convention = covariance, Ito() if convention is None else convention
-
-        def diffusion(theta):
-            value = jnp.asarray(sigma1(theta))
-            return factor.astype(value.dtype) * value
-
-        noise = evaluate(sigma1, grid.points, "covariance", [(), (grid.dim,)])
+        convention = Ito() if convention is None else convention
+        noise = evaluate(covariance, grid.points, "covariance", [(), (grid.dim,)])
     else:
         noise = jnp.asarray(covariance, dtype)
         if noise.shape not in ((), (grid.dim,)):
@@ -117,7 +112,6 @@ def probability_flow(
                 f"Argument `covariance` must be a scalar, have shape ({grid.dim},) or be a callable, but it has shape "
                 f"{noise.shape}.  Turn the axes of the grid to those of the noise and give its variances."
             )
-        diffusion = factor * noise
     noise = require(
         noise,
         "covariance",
@@ -125,16 +119,21 @@ def probability_flow(
         [(~jnp.isfinite(noise), "is not finite"), (noise < 0, "is negative")],
         "It is the variance of one example's gradient along each axis.",
     )
-    if not callable(covariance):
-        diffusion = factor * noise
+    diffusion: Any = factor * noise
+    if callable(covariance):
+        diffusion = lambda theta: factor * jnp.asarray(covariance(theta)).astype(dtype)
     values = evaluate(landscape, grid.points, "landscape", [()])
     energy = require(values, "landscape", "be finite on the grid", [(~jnp.isfinite(values), "is not finite there")])
     drift = NegativeGradient(landscape if _absorbs(grid) else energy)
     solution = solve(FokkerPlanck(drift, diffusion, grid, convention), p0, ts, **options)
     ts = jnp.asarray(ts, dtype)
-    per_axis = noise if noise.ndim in (0, 1) else jnp.sum(
-        (noise if noise.ndim > grid.dim else noise[..., None]) * p0[..., None] * grid.cell_volume,
-        axis=tuple(range(grid.dim)),
+    per_axis = (
+        noise
+        if noise.ndim in (0, 1)
+        else jnp.sum(
+            (noise if noise.ndim > grid.dim else noise[..., None]) * p0[..., None] * grid.cell_volume,
+            axis=tuple(range(grid.dim)),
+        )
     )
     curvature = [_mean_curvature(energy, solution.ps[-1], grid, axis) for axis in range(grid.dim)]
     eta_h = rate * jnp.max(jnp.stack(curvature))

@@ -1,6 +1,8 @@
 """What every landscape has, and the checks of its one argument."""
 
 import operator
+from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -8,12 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+# What a user may type for an array: numbers, NumPy and JAX arrays, lists of them.
+Numbers = ArrayLike | Sequence[Any]
+
 
 class AbstractLandscape(eqx.Module):
     r"""A scalar function $L(\theta)$ of a point $\theta \in \mathbb{R}^d$, with what is known about it.
 
     Calling it takes `theta` of shape `(d,)` and returns a value of shape `()` in the dtype of `theta`: float32 in,
     float32 out.  Energies have no unit: a temperature given beside them means $kT$ in the same unit.
+
+    `jax.grad`, `jax.vmap` and `jax.hessian` take a landscape as it is.  To compile one by itself use
+    `eqx.filter_jit(landscape)`: `jax.jit` takes no module that holds arrays, unless inside a function.
 
     A new landscape is a subclass with the attributes below and one method, `_value(theta)`, which may take for granted
     that `theta` is a floating array of shape `(dim,)`.
@@ -49,7 +57,7 @@ class AbstractLandscape(eqx.Module):
     minima: eqx.AbstractVar[Array | None]
     saddles: eqx.AbstractVar[Array | None]
 
-    def __call__(self, theta: ArrayLike) -> Float[Array, ""]:
+    def __call__(self, theta: Numbers) -> Float[Array, ""]:
         """The value at `theta`.
 
         **Arguments:**
@@ -66,7 +74,7 @@ class AbstractLandscape(eqx.Module):
         raise NotImplementedError(f"{type(self).__name__} must define `_value(theta)`.")
 
 
-def check_theta(theta: ArrayLike, dim: int) -> Float[Array, " d"]:
+def check_theta(theta: Numbers, dim: int) -> Float[Array, " d"]:
     """`theta` as a floating array, refused unless its shape is `(dim,)`."""
     theta = jnp.asarray(theta)
     if theta.shape != (dim,):
@@ -90,14 +98,14 @@ def check_dim(dim: int, least: int = 1) -> int:
     return number
 
 
-def as_float(x: ArrayLike) -> Array:
+def as_float(x: Numbers) -> Array:
     """`x` as an array of a floating dtype: its own, or JAX's default for integers and Python numbers."""
     x = jnp.asarray(x)
     dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else default_float()
     return jax.lax.convert_element_type(x, dtype)
 
 
-def as_scalar(x: ArrayLike, name: str) -> Float[Array, ""]:
+def as_scalar(x: Numbers, name: str) -> Float[Array, ""]:
     """`x` as a floating scalar, refused with any other shape."""
     x = as_float(x)
     if x.shape != ():

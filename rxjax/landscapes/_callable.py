@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
+
 from rxjax_solvers._checks import is_traced, require
 
-from ._base import AbstractLandscape, check_dim, constant, default_float
+from ._base import AbstractLandscape, Numbers, as_float, check_dim, default_float
 
 
 class CallableLandscape(AbstractLandscape):
@@ -36,6 +37,10 @@ class CallableLandscape(AbstractLandscape):
     bounds: Array | None
     name: str = eqx.field(static=True)
 
+    def __init__(self, fn: Callable[..., Any], dim: int, bounds: Array | None, name: str):
+        """Takes what `rx.landscapes.as_landscape` has checked."""
+        self.fn, self.dim, self.bounds, self.name = fn, dim, bounds, name
+
     @property
     def minima(self) -> None:
         return None
@@ -53,7 +58,7 @@ class CallableLandscape(AbstractLandscape):
 
 
 def as_landscape(
-    fn: Callable[..., Any], dim: int | None = None, bounds: ArrayLike | None = None, name: str | None = None
+    fn: Callable[..., Any], dim: int | None = None, bounds: Numbers | None = None, name: str | None = None
 ) -> AbstractLandscape:
     r"""Make $L(\theta) = f(\theta)$ a landscape: give a plain callable a dimension, bounds and a name.
 
@@ -97,13 +102,18 @@ def as_landscape(
     check_landscape(fn, dim)
     if name is None:
         name = getattr(fn, "name", None) or getattr(fn, "__name__", type(fn).__name__)
-    # A plain function inside `Partial` is no leaf, so jit, vmap and grad take the landscape as an argument.
-    return CallableLandscape(fn if isinstance(fn, eqx.Module) else jtu.Partial(fn), dim, bounds, str(name))
+    return CallableLandscape(without_leaf(fn), dim, bounds, str(name))
 
 
-def check_bounds(bounds: ArrayLike, dim: int | None, name: str = "bounds") -> Float[Array, "d 2"]:
+def without_leaf(fn: Any) -> Callable[..., Any]:
+    """`fn` as a PyTree in which a plain function is no leaf, so that jit, vmap and grad take it as an argument."""
+    leafless: Any = fn if isinstance(fn, eqx.Module) else jtu.Partial(fn)
+    return leafless
+
+
+def check_bounds(bounds: Numbers, dim: int | None, name: str = "bounds") -> Float[Array, "d 2"]:
     """`bounds` as a `(dim, 2)` array with lower ends below upper ends; `(2,)` serves every axis if `dim` is known."""
-    bounds = constant(bounds) if not isinstance(bounds, jax.Array) else bounds
+    bounds = as_float(bounds)
     if bounds.shape == (2,) and dim is not None:
         bounds = jnp.tile(bounds, (dim, 1))
     if bounds.ndim != 2 or bounds.shape[1] != 2 or (dim is not None and bounds.shape[0] != dim):
@@ -160,14 +170,14 @@ def check_output(fn: Callable[..., Any], argument: Any, name: str, of_what: str)
         eqx.filter_eval_shape(lambda x: faults.append(_fault(fn(x), name)), argument)
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
         raise TypeError(
-            f"Argument `{name}` must be written with jax.numpy so that JAX can trace it, but it asks for the numbers in "
-            f"{of_what}. Use jax.numpy instead of numpy, jnp.where instead of if, and no float(...)."
+            f"Argument `{name}` must be written with jax.numpy so that JAX can trace it, but it asks for the numbers "
+            f"in {of_what}. Use jax.numpy instead of numpy, jnp.where instead of if, and no float(...)."
         ) from error
     if faults[0] is not None:
         raise faults[0]
 
 
-def require_finite_values(values: ArrayLike, name: str = "landscape") -> Array:
+def require_finite_values(values: Numbers, name: str = "landscape") -> Array:
     r"""$L(\theta_i) \in \mathbb{R}$ for every $i$: hand back `values` if none is NaN or infinite.
 
     **Arguments:**
@@ -201,7 +211,7 @@ def require_finite_values(values: ArrayLike, name: str = "landscape") -> Array:
     return require(values, name, "return finite values", faults, remedy, shown)
 
 
-def evaluate(landscape: Callable[..., Any], points: ArrayLike, batch_size: int | None = None) -> Array:
+def evaluate(landscape: Callable[..., Any], points: Numbers, batch_size: int | None = None) -> Array:
     r"""$L(\theta_i)$ at many points, in chunks of bounded memory.
 
     **Arguments:**
@@ -226,12 +236,11 @@ def evaluate(landscape: Callable[..., Any], points: ArrayLike, batch_size: int |
     points = jnp.asarray(points)
     if points.ndim < 1:
         raise ValueError(f"Argument `points` must have shape (*shape, d), but it has shape {points.shape}.")
-    if batch_size is None:
-        batch_size = getattr(landscape, "batch_size", None) or 4096
-    if batch_size < 1:
+    chunk = int(getattr(landscape, "batch_size", 4096) if batch_size is None else batch_size)
+    if chunk < 1:
         raise ValueError(f"Argument `batch_size` must be at least 1, but it is {batch_size}.")
     shape, dim = points.shape[:-1], points.shape[-1]
-    return _map(landscape, points.reshape(-1, dim), batch_size).reshape(shape)
+    return _map(landscape, points.reshape(-1, dim), chunk).reshape(shape)
 
 
 @eqx.filter_jit

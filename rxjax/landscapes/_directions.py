@@ -1,15 +1,20 @@
 """Directions for a plane: random ones, and those through given solutions."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
-from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree, Shaped
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
+
 from rxjax_solvers._checks import require
 
+from ._base import Numbers
 from ._plane import PlaneLandscape, plane
 from ._trees import difference, dot, moving, norm, plus, scaled, wide
 
@@ -71,24 +76,35 @@ def random_directions(
             "Argument `params` must have a leaf with two axes or more, but it has vectors only, which filter "
             "normalisation leaves where they are. Type `vectors=True` to move them."
         )
-    directions = []
-    for key_direction in jr.split(key, k):
-        keys = jr.split(key_direction, len(leaves))
-        draws = [
-            _draw(key_leaf, leaf, filter_normalised, filter_axis, vectors)
-            for key_leaf, leaf in zip(keys, leaves, strict=True)
-        ]
-        directions.append(jtu.tree_unflatten(structure, draws))
-    return tuple(directions)
+    drawn = _draw(key, leaves, k, filter_normalised, filter_axis, vectors)
+    return tuple(jtu.tree_unflatten(structure, direction) for direction in drawn)
 
 
-def _draw(key: Array, leaf: Array, normalise: bool, filter_axis: int, vectors: bool) -> Array:
-    """One leaf of a direction, in float32 at least."""
-    leaf = leaf.astype(wide(leaf.dtype))
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _draw(
+    key: Array, leaves: list[Array], k: int, normalise: bool, filter_axis: int, vectors: bool
+) -> list[list[Array]]:
+    """The leaves of each direction, in float32 at least."""
+    leaves = [leaf.astype(wide(leaf.dtype)) for leaf in leaves]
+    # One draw for all leaves: a generator for each would take seconds to compile.
+    sizes = [leaf.size * (2 if jnp.iscomplexobj(leaf) else 1) for leaf in leaves]
+    dtype = max((leaf.real.dtype for leaf in leaves), key=lambda d: jnp.finfo(d).bits)
+    noise = jnp.split(jr.normal(key, (k, sum(sizes)), dtype), np.cumsum(sizes)[:-1], axis=1)
+    return [
+        [_shape(part[i], leaf, normalise, filter_axis, vectors) for part, leaf in zip(noise, leaves, strict=True)]
+        for i in range(k)
+    ]
+
+
+def _shape(noise: Array, leaf: Array, normalise: bool, filter_axis: int, vectors: bool) -> Array:
+    """Flat noise in the shape, dtype and filter norms of `leaf`."""
     is_vector = leaf.ndim < 2
     if is_vector and not vectors:
         return jnp.zeros_like(leaf)
-    noise = jr.normal(key, leaf.shape, leaf.dtype)
+    noise = noise.astype(leaf.real.dtype)
+    if jnp.iscomplexobj(leaf):
+        noise = math.sqrt(0.5) * jax.lax.complex(noise[: leaf.size], noise[leaf.size :])
+    noise = noise.reshape(leaf.shape)
     if not normalise:
         return noise
     axes = None if is_vector else tuple(i for i in range(leaf.ndim) if i != filter_axis % leaf.ndim)
@@ -102,7 +118,7 @@ def plane_through(
     params_b: PyTree,
     params_c: PyTree = None,
     *,
-    bounds: ArrayLike | None = None,
+    bounds: Numbers | None = None,
     margin: float = 0.5,
     batch_size: int = 16,
     names: Sequence[str] | None = None,
@@ -122,8 +138,8 @@ def plane_through(
     - `margin`: see `bounds`.
     - `batch_size`, `names`: as in `rx.landscapes.plane`.
 
-    **Returns:** a `PlaneLandscape` whose `anchors` are the coordinates of `params_a`, `params_b` and `params_c`: `(2, 1)`
-    or `(3, 2)`.
+    **Returns:** a `PlaneLandscape` whose `anchors` are the coordinates of `params_a`, `params_b` and `params_c`:
+    `(2, 1)` or `(3, 2)`.
 
     **Raises:** `ValueError` if two solutions coincide or three lie on one line to working precision.
 
@@ -144,25 +160,17 @@ def plane_through(
         ```
     """
     to_b = difference(params_b, params_a, "params_b", "params_a")
-    length = norm(to_b)
+    to_c = None if params_c is None else difference(params_c, params_a, "params_c", "params_a")
+    directions, length, along, height, floor = _orthonormal(to_b, to_c)
     fault = [(~(length > 0), "does not, or is not finite")]
     length = require(length, "params_b", "differ from `params_a`", fault, "Take two different solutions.")
-    first = scaled(1.0 / length, to_b)
     zero = jnp.zeros_like(length)
     if params_c is None:
-        directions = [first]
         anchors = jnp.stack([zero, length])[:, None]
     else:
-        to_c = difference(params_c, params_a, "params_c", "params_a")
-        along = dot(first, to_c)
-        across = plus(to_c, [-along], [first])
-        # A second pass: one alone loses the right angle where c is almost on the line.
-        across = plus(across, [-dot(first, across)], [first])
-        height = norm(across)
-        fault = [(~(height > 100.0 * jnp.finfo(height.dtype).eps * norm(to_c)), "does not, or is not finite")]
+        fault = [(~(height > floor), "does not, or is not finite")]
         must = "lie off the line through `params_a` and `params_b`"
         height = require(height, "params_c", must, fault, "Leave it out for a line.")
-        directions = [first, scaled(1.0 / height, across)]
         anchors = jnp.stack([jnp.stack([zero, zero]), jnp.stack([length, zero]), jnp.stack([along, height])])
     if bounds is None:
         if not (math.isfinite(margin) and margin >= 0):
@@ -171,3 +179,19 @@ def plane_through(
         room = margin * (high - low)
         bounds = jnp.stack([low - room, high + room], axis=1)
     return plane(loss_fn, params_a, directions, bounds=bounds, batch_size=batch_size, names=names, anchors=anchors)
+
+
+@jax.jit
+def _orthonormal(to_b: PyTree, to_c: PyTree) -> tuple[list[PyTree], Array, Array, Array, Array]:
+    """Directions, `|b - a|`, the coordinates of `c`, and the height below which `c` counts as on the line."""
+    length = norm(to_b)
+    first = scaled(1.0 / length, to_b)
+    if to_c is None:
+        return [first], length, length, length, length
+    along = dot(first, to_c)
+    across = plus(to_c, [-along], [first])
+    # A second pass: one alone loses the right angle where c is almost on the line.
+    across = plus(across, [-dot(first, across)], [first])
+    height = norm(across)
+    floor = 100.0 * jnp.finfo(height.dtype).eps * norm(to_c)
+    return [first, scaled(1.0 / height, across)], length, along, height, floor

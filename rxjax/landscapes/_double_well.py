@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
+
 from rxjax_solvers._checks import finite, positive, require
 
 from ._base import AbstractLandscape, as_scalar, check_dim, constant, widest
@@ -20,9 +21,9 @@ class DoubleWell(AbstractLandscape):
     the saddle at 0 with energy $b$ and curvature $-4b$.
 
     The stationary points solve $x^3 - x + q = 0$ with $q = t/4b$; by the trigonometric formula (Viète) they are
-    $x_k = \tfrac{2}{\sqrt3} \sin(\phi + 2\pi k/3)$, $k = -1, 0, 1$, with $\phi = \tfrac13 \arcsin(\tfrac{3\sqrt3}{2} q)$:
-    the left well, the saddle and the right well, in this order whatever their energies.  All are differentiable in
-    `barrier` and `tilt`.
+    $x_k = \tfrac{2}{\sqrt3} \sin(\phi + 2\pi k/3)$, $k = -1, 0, 1$, with
+    $\phi = \tfrac13 \arcsin(\tfrac{3\sqrt3}{2} q)$: the left well, the saddle and the right well, in this order
+    whatever their energies.  All are differentiable in `barrier` and `tilt`.
 
     **Good values:** `barrier=1.0` with $kT$ between 0.05 and 0.5; a tilt of 0.2 lifts the right well by about 0.4 above
     the left one.  `bounds` is $\pm 2$ along the first coordinate and $\pm 3$ along the others.

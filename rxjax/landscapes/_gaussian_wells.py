@@ -3,9 +3,10 @@
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
+
 from rxjax_solvers._checks import finite, non_negative, positive
 
-from ._base import AbstractLandscape, as_float, as_scalar
+from ._base import AbstractLandscape, Numbers, as_float, as_scalar
 
 
 class GaussianWells(AbstractLandscape):
@@ -17,9 +18,9 @@ class GaussianWells(AbstractLandscape):
     Flat wells ($w$ large) and sharp ones side by side show entropy at work: at equal depth the flat well holds more of
     the Gibbs weight, by the ratio of $\prod_i w_{ji}$.
 
-    **Good values:** centres 4 widths apart are separate wells, 2 widths apart are one.  Depths of 5 to 20 $kT$.  Without
-    `confinement` the surface is flat far away and has no Gibbs law on an unbounded space: use a grid's reflecting sides,
-    or $\kappa \approx 0.1$.  A negative depth makes a hill.
+    **Good values:** centres 4 widths apart are separate wells, 2 widths apart are one.  Depths of 5 to 20 $kT$.
+    Without `confinement` the surface is flat far away and has no Gibbs law on an unbounded space: use a grid's
+    reflecting sides, or $\kappa \approx 0.1$.  A negative depth makes a hill.
 
     **How it fails:** wells that overlap move each other's minima, so `minima` and `saddles` are `None`: find them.
     `bounds` reaches 4 widths beyond the outermost centres.
@@ -46,7 +47,7 @@ class GaussianWells(AbstractLandscape):
     minima = None
     saddles = None
 
-    def __init__(self, centers: ArrayLike, depths: ArrayLike, widths: ArrayLike, confinement: ArrayLike = 0.0):
+    def __init__(self, centers: Numbers, depths: Numbers, widths: Numbers, confinement: ArrayLike = 0.0):
         r"""**Arguments:**
 
         - `centers`: $c$, `(n, d)`.

@@ -47,6 +47,9 @@ class Himmelblau(AbstractLandscape):
     dim = 2
     name = "Himmelblau"
 
+    def __init__(self):
+        """Takes no argument."""
+
     @property
     def bounds(self) -> Float[Array, "2 2"]:
         return constant([[-6.0, 6.0], [-6.0, 6.0]])

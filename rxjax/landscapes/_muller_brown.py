@@ -34,9 +34,9 @@ class MullerBrown(AbstractLandscape):
     and -40.66 (left), lowest first.
 
     **Good values:** $kT$ from 5 to 20: the highest barrier, from the deepest minimum, is 106.  `bounds` is
-    $[-1.8, 1.3] \times [-0.5, 2.2]$, where the surface rises to about 2000 in a corner.
+    $[-1.8, 1.3] \times [-0.5, 2.2]$, where the surface rises to about 8700 in a corner.
 
-    **How it fails:** the fourth term grows like a Gaussian turned upside down and overflows some 8 units away in
+    **How it fails:** the fourth term grows like a Gaussian turned upside down and overflows some 10 units away in
     float32.  Use the bounds.
 
     !!! example
@@ -53,6 +53,9 @@ class MullerBrown(AbstractLandscape):
 
     dim = 2
     name = "Müller–Brown"
+
+    def __init__(self):
+        """Takes no argument."""
 
     @property
     def bounds(self) -> Float[Array, "2 2"]:

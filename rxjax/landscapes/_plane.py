@@ -6,12 +6,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.tree_util as jtu
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, Float, PyTree
+
 from rxjax_solvers._checks import is_traced, require
 
-from ._base import AbstractLandscape, box, check_theta, default_float
-from ._callable import check_bounds, check_output, evaluate
+from ._base import AbstractLandscape, Numbers, box, check_theta, default_float
+from ._callable import check_bounds, check_output, evaluate, without_leaf
 from ._trees import difference, dot, match, norm, plus, trainable
 
 _AXES = ("theta_1", "theta_2", "theta_3")
@@ -60,10 +60,26 @@ class PlaneLandscape(AbstractLandscape):
     minima = None
     saddles = None
 
+    def __init__(
+        self,
+        loss_fn: Callable[..., Any],
+        params: PyTree,
+        directions: tuple[PyTree, ...],
+        gram: Array,
+        bounds: Array,
+        anchors: Array | None,
+        batch_size: int,
+        names: tuple[str, ...],
+    ):
+        """Takes what `rx.landscapes.plane` has checked."""
+        self.loss_fn, self.params, self.directions, self.gram = loss_fn, params, directions, gram
+        self.bounds, self.anchors, self.batch_size, self.names = bounds, anchors, batch_size, names
+        self.dim = len(directions)
+
     def _value(self, theta: Float[Array, " k"]) -> Float[Array, ""]:
         return jnp.asarray(self.loss_fn(self.embed(theta))).astype(theta.dtype)
 
-    def embed(self, theta: ArrayLike) -> PyTree:
+    def embed(self, theta: Numbers) -> PyTree:
         r"""The parameters $p_0 + \sum_i \theta_i d_i$ at a point of the plane.
 
         **Arguments:**
@@ -108,10 +124,7 @@ class PlaneLandscape(AbstractLandscape):
 
             ```
         """
-        offset = difference(params, self.params, "params", "plane.params")
-        theta = self._solve(offset)
-        left = plus(offset, [-theta[i] for i in range(self.dim)], self.directions)
-        return theta + self._solve(left)
+        return _project(difference(params, self.params, "params", "plane.params"), self.directions, self.gram)[0]
 
     def residual(self, params: PyTree) -> Float[Array, ""]:
         r"""How far `params` lies outside the plane: $\min_\theta |p - p_0 - \sum_i \theta_i d_i|$.
@@ -133,11 +146,9 @@ class PlaneLandscape(AbstractLandscape):
 
             ```
         """
-        theta = self.project(params)
-        offset = difference(params, self.params, "params", "plane.params")
-        return norm(plus(offset, [-theta[i] for i in range(self.dim)], self.directions))
+        return _project(difference(params, self.params, "params", "plane.params"), self.directions, self.gram)[1]
 
-    def evaluate(self, points: ArrayLike) -> Array:
+    def evaluate(self, points: Numbers) -> Array:
         """The loss at many points, `batch_size` of them at a time, so that memory stays bounded on any grid.
 
         Compiled once for a shape of `points`.
@@ -161,7 +172,7 @@ class PlaneLandscape(AbstractLandscape):
         """
         return evaluate(self, points)
 
-    def gradient(self, theta: ArrayLike) -> Float[Array, " k"]:
+    def gradient(self, theta: Numbers) -> Float[Array, " k"]:
         r"""$\partial L / \partial \theta_i = \langle \nabla \mathrm{loss}, d_i \rangle$, in one reverse pass.
 
         **Arguments:**
@@ -181,11 +192,23 @@ class PlaneLandscape(AbstractLandscape):
 
             ```
         """
-        return jax.grad(self)(check_theta(theta, self.dim))
+        return _gradient(self, check_theta(theta, self.dim))
 
-    def _solve(self, offset: PyTree) -> Float[Array, " k"]:
-        products = [dot(d, offset) for d in self.directions]
-        return jnp.linalg.solve(self.gram, jnp.stack([p.astype(self.gram.dtype) for p in products]))
+
+@eqx.filter_jit
+def _gradient(landscape: PlaneLandscape, theta: Array) -> Array:
+    return jax.grad(landscape)(theta)
+
+
+@jax.jit
+def _project(offset: PyTree, directions: tuple[PyTree, ...], gram: Array) -> tuple[Array, Array]:
+    """Coordinates of the nearest point of the plane, and the distance to it."""
+    solve = lambda x: jnp.linalg.solve(gram, jnp.stack([dot(d, x).astype(gram.dtype) for d in directions]))
+    without = lambda theta: plus(offset, list(-theta), directions)
+    theta = solve(offset)
+    # Refined once: the Gram matrix squares the condition number.
+    theta = theta + solve(without(theta))
+    return theta, norm(without(theta))
 
 
 def plane(
@@ -193,10 +216,10 @@ def plane(
     params: PyTree,
     directions: Sequence[PyTree],
     *,
-    bounds: ArrayLike | None = None,
+    bounds: Numbers | None = None,
     batch_size: int = 16,
     names: Sequence[str] | None = None,
-    anchors: ArrayLike | None = None,
+    anchors: Numbers | None = None,
 ) -> PlaneLandscape:
     r"""The loss of a real network on a plane through its parameters,
 
@@ -229,9 +252,9 @@ def plane(
         >>> import equinox as eqx, jax, jax.numpy as jnp
         >>> import rxjax as rx
         >>> key = jax.random.key(0)
-        >>> model = eqx.nn.MLP(2, "scalar", 16, 2, key=key)
-        >>> x = jax.random.normal(key, (32, 2))
-        >>> loss = lambda model: jnp.mean((jax.vmap(model)(x) - x[:, 0] * x[:, 1]) ** 2)
+        >>> model = eqx.nn.Linear(4, 3, key=key)
+        >>> x = jax.random.normal(key, (32, 4))
+        >>> loss = lambda model: jnp.mean((jax.vmap(model)(x) - x[:, :3] ** 2) ** 2)
         >>> directions = rx.landscapes.random_directions(key, model, 2)
         >>> surface = rx.landscapes.plane(loss, model, directions, bounds=(-0.5, 0.5))
         >>> bool(surface(jnp.zeros(2)) == loss(model)), surface.gradient(jnp.zeros(2)).shape
@@ -257,23 +280,28 @@ def plane(
         anchors = jnp.asarray(anchors, default_float())
         if anchors.ndim != 2 or anchors.shape[1] != k:
             raise ValueError(f"Argument `anchors` must have shape (n, {k}), but it has shape {anchors.shape}.")
-    fn = loss_fn if isinstance(loss_fn, eqx.Module) else jtu.Partial(loss_fn)
-    return PlaneLandscape(fn, params, matched, _gram(matched), bounds, anchors, k, batch_size, names)
+    return PlaneLandscape(without_leaf(loss_fn), params, matched, _gram(matched), bounds, anchors, batch_size, names)
 
 
 def _gram(directions: tuple[PyTree, ...]) -> Float[Array, "k k"]:
     """The Gram matrix, refused if the directions do not span as many dimensions as they are."""
-    gram = jnp.stack([jnp.stack([dot(a, b) for b in directions]) for a in directions])
-    squares = jnp.diagonal(gram)
-    safe = jnp.where(squares > 0, squares, 1.0)
-    cosines = gram / jnp.sqrt(safe[:, None] * safe[None, :])
-    broken = ~jnp.all(jnp.isfinite(gram))
-    lowest = jnp.linalg.eigvalsh(jnp.where(broken, jnp.eye(len(directions), dtype=gram.dtype), cosines))[0]
+    gram, lengths, lowest, floor = _inner_products(directions)
     faults = [
-        (broken, "holds entries that are not finite, or overflows"),
-        (~jnp.all(squares > 0), "holds one that is zero everywhere"),
-        (~(lowest > 100.0 * jnp.finfo(gram.dtype).eps), "holds one that is a combination of the others"),
+        (~jnp.all(jnp.isfinite(lengths)), "holds entries that are not finite, or overflows"),
+        (~jnp.all(lengths > 0), "holds one that is zero everywhere"),
+        (~(lowest > floor), "holds one that is a combination of the others"),
     ]
-    remedy = "Drop it, or take another."
-    shown = None if is_traced(gram) else f"lengths {jnp.sqrt(squares)}"
-    return require(gram, "directions", "be linearly independent", faults, remedy, shown)
+    shown = None if is_traced(gram) else f"lengths {lengths}"
+    return require(gram, "directions", "be linearly independent", faults, "Drop it, or take another.", shown)
+
+
+@jax.jit
+def _inner_products(directions: tuple[PyTree, ...]) -> tuple[Array, Array, Array, Array]:
+    """The Gram matrix, the lengths, the lowest eigenvalue of the cosines and the least that it may be."""
+    gram = jnp.stack([jnp.stack([dot(a, b) for b in directions]) for a in directions])
+    lengths = jnp.sqrt(jnp.diagonal(gram))
+    good = jnp.isfinite(lengths) & (lengths > 0)
+    unit = jnp.where(good, lengths, 1.0)
+    both = good[:, None] & good[None, :]
+    cosines = jnp.where(both, gram / unit[:, None] / unit[None, :], jnp.eye(len(directions), dtype=gram.dtype))
+    return gram, lengths, jnp.linalg.eigvalsh(cosines)[0], jnp.full((), 100.0 * jnp.finfo(gram.dtype).eps)

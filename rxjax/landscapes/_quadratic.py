@@ -3,10 +3,11 @@
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
+
 from rxjax_solvers._checks import finite, is_traced, require
 
-from ._base import AbstractLandscape, as_float, box
+from ._base import AbstractLandscape, Numbers, as_float, box
 
 
 class Quadratic(AbstractLandscape):
@@ -40,7 +41,7 @@ class Quadratic(AbstractLandscape):
     dim: int = eqx.field(static=True)
     name = "quadratic"
 
-    def __init__(self, hessian: ArrayLike, center: ArrayLike = 0.0):
+    def __init__(self, hessian: Numbers, center: Numbers = 0.0):
         """**Arguments:**
 
         - `hessian`: `(d, d)` and symmetric, or `(d,)` for a diagonal one, or a number in one dimension.

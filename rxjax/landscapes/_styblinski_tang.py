@@ -11,7 +11,7 @@ from ._base import AbstractLandscape, box, check_dim, constant
 from ._products import index_one_saddles, product_minima
 
 # 4 x^3 - 32 x + 5 = 0 by the trigonometric formula: left well, saddle, right well.
-_PHASE = math.asin(5.0 * math.sqrt(27.0 / 2.0) / 64.0) / 3.0
+_PHASE = math.asin(5.0 * math.sqrt(27.0 / 2.0) / 128.0) / 3.0
 _STATIONARY = [math.sqrt(32.0 / 3.0) * math.sin(_PHASE + 2.0 * math.pi * k / 3.0) for k in (-1, 0, 1)]
 _MOST = 10
 

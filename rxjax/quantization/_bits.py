@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num, UInt32
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Shaped, UInt32
 
 from ._formats import FloatFormat, float_format
 
@@ -41,7 +41,7 @@ def power_of_two(exponent: Int[Array, "..."]) -> Float[Array, "..."]:
     return to_float((exponent.astype(jnp.int32) + 127).astype(jnp.uint32) << 23)
 
 
-def float32_bits(x: Num[Array, "..."]) -> UInt32[Array, "..."]:
+def float32_bits(x: Shaped[Array, "..."]) -> UInt32[Array, "..."]:
     """The bits of `x` as float32, subnormals included whatever the dtype of `x`."""
     if x.dtype == jnp.float32:
         return lax.bitcast_convert_type(x, jnp.uint32)
@@ -58,11 +58,14 @@ def float32_bits(x: Num[Array, "..."]) -> UInt32[Array, "..."]:
     return decode(from_raw(raw.astype(jnp.uint32), form), form)
 
 
-def asarray(x: ArrayLike) -> Num[Array, "..."]:
+def asarray(x: ArrayLike, name: str) -> Shaped[Array, "..."]:
     """`x` as a JAX array; NumPy arrays of a dtype that JAX lacks (float6) become float32, which holds them exactly."""
     if isinstance(x, np.ndarray | np.generic) and x.dtype.name.startswith("float6"):
         x = np.asarray(x).astype(np.float32)
-    return jnp.asarray(x)
+    array = jnp.asarray(x)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise ValueError(f"Argument `{name}` must be real, but it has dtype {array.dtype}.")
+    return array
 
 
 def add_float32(x: UInt32[Array, "..."], y: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
@@ -90,30 +93,11 @@ def encode(bits: UInt32[Array, "..."], form: FloatFormat, noise: UInt32[Array, "
     size = bits & _ABS
     negative = (bits & _SIGN) != 0
     nan = size > _INF
-    # Significand in [2^23, 2^24) and exponent, subnormals normalised: |x| = significand 2^(exponent - 23).
-    subnormal = size < _HIDDEN
-    zeros = lax.clz(size) - 8
-    significand = jnp.where(subnormal, size << jnp.where(subnormal, zeros, 0), (size & _FRACTION) | _HIDDEN)
-    exponent = jnp.where(subnormal, -126 - zeros.astype(jnp.int32), (size >> 23).astype(jnp.int32) - 127)
-    level = jnp.maximum(exponent, form.min_exponent)
-    drop = (level - exponent + (23 - form.mantissa)).astype(jnp.uint32)  # low bits of the significand to lose
-    all_lost = drop > 23
-    within = jnp.minimum(drop, 23)
-    kept = jnp.where(all_lost, np.uint32(0), significand >> within)
-    rest = jnp.where(all_lost, significand, significand & ((np.uint32(1) << within) - 1))
-    if noise is None:
-        half = np.uint32(1) << (jnp.clip(drop, 1, 26) - 1)
-        up = (rest > half) | ((rest == half) & (drop > 0) & (kept % 2 == 1))
+    if form.min_exponent == -126:
+        code = _shorten(size, 23 - form.mantissa, noise)
     else:
-        # Up with probability rest / 2^drop, in steps of 2^-32.
-        rest = rest >> jnp.clip(drop.astype(jnp.int32) - 32, 0, 31).astype(jnp.uint32)
-        up = (noise >> jnp.clip(32 - drop.astype(jnp.int32), 0, 31).astype(jnp.uint32)) < rest
-    code = ((level - form.min_exponent).astype(jnp.uint32) << form.mantissa) + kept + up.astype(jnp.uint32)
+        code = _rebase(size, form, noise)
     if form.kind == "scale":
-        # Codes start at 2^-127, which is also where everything below goes; ml_dtypes rounds all above it up to 2^-126.
-        code = jnp.maximum(code, 1) - 1
-        if noise is None:
-            code = jnp.where(subnormal, (size > np.uint32(0x00400000)).astype(jnp.uint32), code)
         nan = nan | negative | (size == 0)
     beyond = (code > form.max_code) & ~nan
     overflow = beyond & ((size < _INF) | (form.overflow == "saturate"))
@@ -131,26 +115,63 @@ def encode(bits: UInt32[Array, "..."], form: FloatFormat, noise: UInt32[Array, "
     return Code(code, negative, nan, overflow, jnp.where(size > _INF, size & _FRACTION, np.uint32(0)))
 
 
+def _shorten(size: UInt32[Array, "..."], drop: int, noise: UInt32[Array, "..."] | None) -> UInt32[Array, "..."]:
+    """Codes of a format with the exponents of float32, whose own bits count its magnitudes in ascending order."""
+    if drop == 0:
+        return size
+    if noise is None:
+        return (size + ((1 << (drop - 1)) - 1) + ((size >> drop) & 1)) >> drop
+    return (size + (noise >> (32 - drop))) >> drop
+
+
+def _rebase(size: UInt32[Array, "..."], form: FloatFormat, noise: UInt32[Array, "..."] | None) -> UInt32[Array, "..."]:
+    """Codes of a format with other exponents: count in units of its spacing at each number."""
+    # |x| = significand 2^(exponent - 23); the subnormals of float32 are below all these formats.
+    subnormal = size < _HIDDEN
+    significand = jnp.where(subnormal, np.uint32(0), (size & _FRACTION) | _HIDDEN)
+    exponent = (size >> 23).astype(jnp.int32) - 127
+    level = jnp.maximum(exponent, form.min_exponent)
+    drop = (level - exponent + (23 - form.mantissa)).astype(jnp.uint32)  # low bits of the significand to lose
+    all_lost = drop > 23
+    within = jnp.minimum(drop, 23)
+    kept = jnp.where(all_lost, np.uint32(0), significand >> within)
+    rest = significand - (kept << within)
+    if noise is None:
+        half = np.uint32(1) << (jnp.minimum(drop, 26) - 1)
+        up = (rest > half) | ((rest == half) & (kept % 2 == 1))
+    else:
+        # Up with probability rest / 2^drop, in steps of 2^-32.
+        rest = rest >> jnp.clip(drop.astype(jnp.int32) - 32, 0, 31).astype(jnp.uint32)
+        up = (noise >> jnp.clip(32 - drop.astype(jnp.int32), 0, 31).astype(jnp.uint32)) < rest
+    code = ((level - form.min_exponent).astype(jnp.uint32) << form.mantissa) + kept + up.astype(jnp.uint32)
+    if form.kind == "scale":
+        # Codes start at 2^-127, which is also where everything below goes; ml_dtypes rounds all above it up to 2^-126.
+        above = jnp.maximum(size, 0x00400000) - 0x00400000
+        up = (above > 0) if noise is None else ((noise >> 10) < above)
+        code = jnp.where(subnormal, up.astype(jnp.uint32), code - 1)
+    return code
+
+
 def decode(code: Code, form: FloatFormat) -> UInt32[Array, "..."]:
     """The bits of the float32 numbers that codes stand for."""
-    magnitude = code.magnitude
-    if form.kind == "scale":
-        magnitude = magnitude + 1
-    lifted = (magnitude >> form.mantissa).astype(jnp.int32)  # 0 for subnormals, then 1, 2, ...
-    fraction = (magnitude & np.uint32((1 << form.mantissa) - 1)) << (23 - form.mantissa)
-    normal = ((lifted + (form.min_exponent + 126)).astype(jnp.uint32) << 23) | fraction
-    if form.min_exponent == -126:
-        below = fraction  # the subnormals of float32 itself
-    elif form.kind == "scale":
-        normal, below = jnp.where(lifted == 1, np.uint32(0x00400000), normal), jnp.zeros_like(normal)
-    else:
-        spacing = np.float32(2.0 ** (form.min_exponent - form.mantissa))
-        below = lax.bitcast_convert_type(magnitude.astype(jnp.int32).astype(jnp.float32) * spacing, jnp.uint32)
-    size = jnp.where(lifted == 0, below, normal)
+    size = _magnitude(code.magnitude, form)
     if form.overflow == "inf":
-        size = jnp.where(magnitude > form.max_code, _INF, size)
+        size = jnp.where(code.magnitude > form.max_code, _INF, size)
     size = jnp.where(code.nan, jnp.where(code.payload == 0, _QUIET, _INF | code.payload), size)
     return size | jnp.where(code.negative, _SIGN, np.uint32(0))
+
+
+def _magnitude(code: UInt32[Array, "..."], form: FloatFormat) -> UInt32[Array, "..."]:
+    """The float32 bits of a finite magnitude."""
+    if form.min_exponent == -126:
+        return code << (23 - form.mantissa)
+    if form.kind == "scale":
+        return jnp.where(code == 0, np.uint32(0x00400000), code << 23)
+    lifted = code >> form.mantissa  # 0 for subnormals, then 1, 2, ...
+    normal = (code << (23 - form.mantissa)) + ((form.min_exponent + 126) << 23)
+    spacing = np.float32(2.0 ** (form.min_exponent - form.mantissa))
+    below = lax.bitcast_convert_type(code.astype(jnp.int32).astype(jnp.float32) * spacing, jnp.uint32)
+    return jnp.where(lifted == 0, below, normal)
 
 
 def to_raw(code: Code, form: FloatFormat) -> UInt32[Array, "..."]:

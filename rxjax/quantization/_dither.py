@@ -1,5 +1,6 @@
 """What noise and stochastic rounding do to the mean and the spread of a rounded step, in closed form."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erfc
@@ -27,14 +28,13 @@ def _shaped(**named: ArrayLike) -> list[Float[Array, "..."]]:
     return [jnp.broadcast_to(a.astype(dtype), shape) for a in arrays]
 
 
-def _band(middle: Float[Array, "..."], half_width: Float[Array, "..."]) -> Float[Array, "..."]:
+def _band(middle: Float[Array, "*shape"], half_width: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Normal probability of the band `middle ± half_width`, odd in its width; no cancellation where it is thin."""
     thin = jnp.abs(half_width) * (middle + 1) < 4
     width = jnp.where(thin, half_width, 0.0)
-    by_nodes = jnp.zeros_like(width)
-    for node, weight in zip(_NODES, _WEIGHTS, strict=True):
-        by_nodes = by_nodes + float(weight) * jnp.exp(-((middle + float(node) * width) ** 2) / 2)
-    by_nodes = by_nodes * width / float(np.sqrt(2 * np.pi))
+    nodes, weights = (jnp.asarray(x, middle.dtype) for x in (_NODES, _WEIGHTS / np.sqrt(2 * np.pi)))
+    points = middle[..., None] + nodes.reshape((1,) * middle.ndim + (-1,)) * width[..., None]
+    by_nodes = width * jnp.sum(weights.reshape((1,) * middle.ndim + (-1,)) * jnp.exp(-(points**2) / 2), axis=-1)
     root = float(np.sqrt(0.5))
     by_tails = (erfc((middle - half_width) * root) - erfc((middle + half_width) * root)) / 2
     return jnp.where(thin, by_nodes, by_tails)
@@ -84,20 +84,25 @@ def dithered_step(
     """
     m, s, u = _shaped(mean=mean, std=std, spacing=spacing)
     m, s, u = finite(m, "mean"), non_negative(s, "std"), positive(u, "spacing")
+    return _dithered(m, s, u)
+
+
+@jax.jit
+def _dithered(m: Float[Array, "..."], s: Float[Array, "..."], u: Float[Array, "..."]) -> Float[Array, "..."]:
     m, s = m / u, s / u
     whole = jnp.rint(m)
     rest = m - whole  # exact, in [-1/2, 1/2]
     wide = s > _SWITCH
-    by_waves = rest
-    spread = jnp.where(wide, s, 1.0)
-    for j in range(1, _TERMS + 1):
-        decay = jnp.exp(-2 * (np.pi * j * spread) ** 2)
-        by_waves = by_waves + (-1) ** j / (np.pi * j) * jnp.sin(2 * np.pi * j * rest) * decay
+    terms = jnp.arange(_TERMS, dtype=m.dtype).reshape((-1,) + (1,) * m.ndim)
+    j = terms + 1
+    spread = jnp.where(wide, s, 1.0)[None]
+    sign = 2 * (j % 2) - 1
+    waves = sign / (np.pi * j) * jnp.sin(2 * np.pi * j * rest[None]) * jnp.exp(-2 * (np.pi * j * spread) ** 2)
+    by_waves = rest - jnp.sum(waves, axis=0)
     narrow = ~wide & (s > 0)
     spread = jnp.where(narrow, s, 1.0)
-    by_points = jnp.zeros_like(rest)
-    for k in range(_TERMS):
-        by_points = by_points + _band((k + 0.5) / spread, rest / spread)
+    middle = (terms + 0.5) / spread[None]
+    by_points = jnp.sum(_band(middle, jnp.broadcast_to(rest / spread, middle.shape)), axis=0)
     return u * (whole + jnp.where(wide, by_waves, jnp.where(narrow, by_points, 0.0)))
 
 

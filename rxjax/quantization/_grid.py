@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num, UInt32
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Shaped, UInt32
 
 from rxjax_solvers._checks import positive
 
@@ -14,25 +14,40 @@ Format = FloatFormat | IntegerFormat
 Bits = UInt32[Array, "..."]
 
 
-def scale_for(weight: Num[Array, "..."], form: Format, scale: ArrayLike | None) -> Float[Array, ""] | None:
-    """The caller's scale; else for integers the one that maps the largest |weight| to the largest integer."""
-    if scale is not None:
-        scale = jnp.asarray(scale)
-        if scale.shape != ():
-            raise ValueError(
-                f"Argument `scale` must be one number for the whole array, but it has shape {scale.shape}."
-            )
-        return positive(scale.astype(jnp.float32), "scale")
-    if isinstance(form, FloatFormat):
+def checked_scale(scale: ArrayLike | None) -> Float[Array, ""] | None:
+    """The caller's scale in float32, if there is one."""
+    if scale is None:
         return None
+    scale = jnp.asarray(scale)
+    if scale.shape != ():
+        raise ValueError(f"Argument `scale` must be one number for the whole array, but it has shape {scale.shape}.")
+    return positive(scale.astype(jnp.float32), "scale")
+
+
+def scale_for(weight: Shaped[Array, "..."], form: Format, scale: Float[Array, ""] | None) -> Float[Array, ""] | None:
+    """The caller's scale; else for integers the one that maps the largest |weight| to the largest integer."""
+    if scale is not None or isinstance(form, FloatFormat):
+        return scale
     largest = jnp.max(jnp.abs(to_float(float32_bits(weight))), initial=0.0)
-    return jnp.where(largest > 0, largest, jnp.float32(form.high)) / form.high
+    unit = to_float(_divide(lax.bitcast_convert_type(largest, jnp.uint32), jnp.float32(form.high)))
+    return jnp.where(largest > 0, unit, 1.0)
+
+
+def _divide(bits: Bits, scale: Float[Array, ""]) -> Bits:
+    """Float32 division by one number, correctly rounded.
+
+    Compilers turn it into a product with the reciprocal, unless each element has a divisor of its own: give the
+    divisor the sign of the numerator.
+    """
+    sign = bits & np.uint32(0x80000000)
+    divisor = to_float(lax.bitcast_convert_type(scale, jnp.uint32) | sign)
+    return lax.bitcast_convert_type(to_float(bits) / divisor, jnp.uint32) | sign
 
 
 def to_code(bits: Bits, form: Format, scale: Float[Array, ""] | None, noise: Bits | None = None) -> Code:
     """Round float32 numbers, given by their bits, to the grid."""
     if scale is not None:
-        bits = lax.bitcast_convert_type(to_float(bits) / scale, jnp.uint32)
+        bits = _divide(bits, scale)
     if isinstance(form, FloatFormat):
         return encode(bits, form, noise)
     x = to_float(bits)

@@ -1,16 +1,17 @@
 """How much of a whole network's update survives a number format."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Num, PyTree, Shaped
+from jaxtyping import Array, ArrayLike, Float, PyTree, Shaped
 
 from rxjax_solvers._checks import one_of
 
 from ._bits import asarray
 from ._formats import resolve
-from ._grid import Format, scale_for
+from ._grid import Format, checked_scale, scale_for
 from ._survival import outcome, unfit
 
 
@@ -30,28 +31,53 @@ class SurvivalReport(eqx.Module):
     fraction: Float[Array, ""]
     fraction_abs: Float[Array, ""]
     fraction_squared: Float[Array, ""]
-    size: Num[Array, ""]
-    nonzero: Num[Array, ""]
-    overflows: Num[Array, ""]
-    excluded: Num[Array, ""]
+    size: Float[Array, ""]
+    nonzero: Float[Array, ""]
+    overflows: Float[Array, ""]
+    excluded: Float[Array, ""]
 
 
-def _count(x: Bool[Array, "..."], dtype: np.dtype) -> Float[Array, ""]:
-    """Exact within a row, to the precision of `dtype` over rows: a 32-bit counter of all of them could wrap around."""
-    rows = jnp.sum(x, axis=-1, dtype=jnp.int32) if x.ndim else x
-    return jnp.sum(rows.astype(dtype))
+_TILE = 1024  # a plain float32 sum of 10^8 terms stops growing; one over tiles does not
+
+
+def _tiled(x: Shaped[Array, "..."], fill: float) -> Shaped[Array, "..."]:
+    """`x` with a last axis of at most `_TILE`, filled up where it must be."""
+    x = x.reshape(-1) if x.ndim == 0 else x
+    length = x.shape[-1]
+    if length <= 2 * _TILE:
+        return x
+    tiles = -(-length // _TILE)
+    if tiles * _TILE > length:
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, tiles * _TILE - length)], constant_values=fill)
+    return x.reshape(*x.shape[:-1], tiles, _TILE)
+
+
+@jax.custom_jvp
+def _row_sums(terms: tuple[Float[Array, "..."], ...]) -> Float[Array, "n ..."]:
+    """Sums over the last axis, all in one loop: each sum by itself would repeat the rounding that all of them need."""
+    zeros = tuple(jnp.zeros((), x.dtype) for x in terms)
+    add = lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True))
+    return jnp.stack(jax.lax.reduce(terms, zeros, add, (terms[0].ndim - 1,)))
+
+
+@_row_sums.defjvp
+def _row_sums_jvp(primals, tangents):
+    return _row_sums(*primals), jnp.stack([jnp.sum(x, axis=-1) for x in tangents[0]])
 
 
 def _one(
-    w: Num[Array, "..."],
-    delta: Num[Array, "..."],
+    w: Shaped[Array, "..."],
+    delta: Shaped[Array, "..."],
     form: Format | None,
     rounding: str,
-    scale: ArrayLike | None,
+    scale: Float[Array, ""] | None,
     unit: Float[Array, ""],
 ) -> Float[Array, "9"]:
     """The sums over one leaf, in the order of their use in `report`."""
     form = resolve(w.dtype) if form is None else form
+    size_of_leaf = w.size
+    # Filled up by weights without an update, which are counted nowhere.
+    w, delta = _tiled(w, 1), _tiled(delta, 0)
     chance, before, after = outcome(w, delta, form, rounding, scale_for(w, form, scale))
     dtype = unit.dtype
     size = jnp.abs(delta.astype(dtype))
@@ -61,18 +87,9 @@ def _one(
     size = jnp.where(good, size, 0.0) / unit
     # Zero or not is asked of the update itself: in units of the largest one it may underflow.
     moved = good & (delta != 0)
-    sums = [
-        jnp.sum(chance),
-        _count(moved, dtype),
-        jnp.sum(chance * size),
-        jnp.sum(size),
-        jnp.sum(chance * size**2),
-        jnp.sum(size**2),
-        jnp.asarray(w.size, dtype),
-        _count(good & after.overflow, dtype),
-        _count(~good, dtype),
-    ]
-    return jnp.stack(sums)
+    terms = chance, moved, chance * size, size, chance * size**2, size**2, good & after.overflow, ~good
+    sums = _row_sums(tuple(x.astype(dtype) for x in terms))
+    return jnp.append(jnp.sum(sums, axis=tuple(range(1, sums.ndim))), jnp.asarray(size_of_leaf, dtype))
 
 
 def report(
@@ -125,13 +142,21 @@ def report(
             f"Argument `updates` must have the structure of `params`, but it is {other} beside {structure}."
         )
     pairs = []
-    for w, delta in zip(map(asarray, weights), map(asarray, deltas), strict=True):
+    for w, delta in zip(weights, deltas, strict=True):
+        w, delta = asarray(w, "params"), asarray(delta, "updates")
         if w.shape != delta.shape:
             raise ValueError(
                 f"Argument `updates` must have the shapes of `params`, but one has {delta.shape} beside {w.shape}."
             )
         if jnp.issubdtype(w.dtype, jnp.inexact):
             pairs.append((w, delta))
+    return _report(pairs, known, rounding, checked_scale(scale))
+
+
+@functools.partial(jax.jit, static_argnames=("known", "rounding"))
+def _report(
+    pairs: list[tuple[Array, Array]], known: Format | None, rounding: str, scale: Float[Array, ""] | None
+) -> SurvivalReport:
     wide = jnp.dtype(jnp.float64 if any(d.dtype == jnp.float64 for _, d in pairs) else jnp.float32)
     # |delta| is measured in units of the largest one, for squares of small updates underflow.
     unit = jnp.zeros((), wide)
@@ -141,7 +166,7 @@ def report(
     unit = jnp.where(unit > 0, unit, 1.0)
     rows = [_one(w, delta, known, rounding, scale, unit) for w, delta in pairs]
     sums = jnp.sum(jnp.stack(rows), axis=0) if rows else jnp.zeros(9, wide)
-    survived, nonzero, kept_abs, all_abs, kept_squared, all_squared, size, overflows, excluded = sums
+    survived, nonzero, kept_abs, all_abs, kept_squared, all_squared, overflows, excluded, size = sums
 
     def share(part: Float[Array, ""], whole: Float[Array, ""]) -> Float[Array, ""]:
         return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1.0), 0.0)

@@ -1,16 +1,26 @@
 """Rounding to a number format, to nearest or stochastically."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, ArrayLike, Inexact, PRNGKeyArray, Shaped
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Shaped, UInt32
 
 from ._bits import Code, asarray, float32_bits, to_float, to_raw
 from ._formats import FloatFormat, jax_dtype, resolve
-from ._grid import Format, scale_for, to_bits, to_code
+from ._grid import Format, checked_scale, scale_for, to_bits, to_code
 
 
-def _as_stored(code: Code, form: Format, scale: Array | None) -> Inexact[Array, "..."]:
+@functools.partial(jax.jit, static_argnames="form")
+def _round(
+    x: Shaped[Array, "..."], form: Format, scale: Float[Array, ""] | None, noise: UInt32[Array, "..."] | None
+) -> Shaped[Array, "..."]:
+    used = scale_for(x, form, scale)
+    return _as_stored(to_code(float32_bits(x), form, used, noise), form, used)
+
+
+def _as_stored(code: Code, form: Format, scale: Array | None) -> Shaped[Array, "..."]:
     dtype = jax_dtype(form) if isinstance(form, FloatFormat) else None
     if dtype is None or scale is not None or not isinstance(form, FloatFormat):
         return to_float(to_bits(code, form, scale))
@@ -20,7 +30,7 @@ def _as_stored(code: Code, form: Format, scale: Array | None) -> Inexact[Array, 
 
 def nearest_round(
     x: Shaped[ArrayLike, "*shape"], dtype: object, *, scale: Shaped[ArrayLike, ""] | None = None
-) -> Inexact[Array, "*shape"]:
+) -> Shaped[Array, "*shape"]:
     """Round to the nearest number of a format, ties to even, exactly as `ml_dtypes` (and NumPy) cast float32.
 
     Bit for bit the same inside and outside `jit`, on every device, subnormals, overflow and NaN included: the rounding
@@ -56,10 +66,7 @@ def nearest_round(
 
     The rounding rules are those of IEEE 754 and of the OCP 8-bit and microscaling (MX) formats.
     """
-    form = resolve(dtype)
-    array = asarray(x)
-    size = scale_for(array, form, scale)
-    return _as_stored(to_code(float32_bits(array), form, size), form, size)
+    return _round(asarray(x, "x"), resolve(dtype), checked_scale(scale), None)
 
 
 def stochastic_round(
@@ -68,7 +75,7 @@ def stochastic_round(
     key: PRNGKeyArray,
     *,
     scale: Shaped[ArrayLike, ""] | None = None,
-) -> Inexact[Array, "*shape"]:
+) -> Shaped[Array, "*shape"]:
     r"""Round up or down at random so that the mean is kept, $\mathbb{E}[\mathrm{SR}(x)] = x$.
 
     A number between the grid points $a < b$ becomes $b$ with probability $(x - a)/(b - a)$.  Numbers on the grid stay.
@@ -105,7 +112,5 @@ def stochastic_round(
     Source: stochastic rounding as in Gupta et al., "Deep learning with limited numerical precision" (2015).
     """
     form = resolve(dtype)
-    array = asarray(x)
-    size = scale_for(array, form, scale)
-    noise = jax.random.bits(key, array.shape, jnp.uint32)
-    return _as_stored(to_code(float32_bits(array), form, size, noise), form, size)
+    array = asarray(x, "x")
+    return _round(array, form, checked_scale(scale), jax.random.bits(key, array.shape, jnp.uint32))

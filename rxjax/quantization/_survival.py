@@ -1,19 +1,22 @@
 """Which updates survive the rounding of a number format: the quantization function Q."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, ArrayLike, Bool, Float, Num, Shaped
+from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
-from rxjax_solvers._checks import finite, one_of, require
+from rxjax_solvers._checks import is_traced, one_of, require
 
 from ._bits import Code, add_float32, asarray, float32_bits, power_of_two
 from ._formats import FloatFormat, resolve
-from ._grid import Format, gap_exponent, same, scale_for, split_power, to_bits, to_code
+from ._grid import Format, checked_scale, gap_exponent, same, scale_for, split_power, to_bits, to_code
 
 
-def _together(weight: ArrayLike, update: ArrayLike) -> tuple[Num[Array, "..."], Num[Array, "..."]]:
-    w, delta = asarray(weight), asarray(update)
+def _together(weight: ArrayLike, update: ArrayLike) -> tuple[Shaped[Array, "..."], Shaped[Array, "..."]]:
+    w, delta = asarray(weight, "weight"), asarray(update, "update")
     try:
         shape = np.broadcast_shapes(w.shape, delta.shape)
     except ValueError:
@@ -23,11 +26,11 @@ def _together(weight: ArrayLike, update: ArrayLike) -> tuple[Num[Array, "..."], 
     return jnp.broadcast_to(w, shape), jnp.broadcast_to(delta, shape)
 
 
-def _real_dtype(x: Num[Array, "..."]) -> np.dtype:
+def _real_dtype(x: Shaped[Array, "..."]) -> np.dtype:
     return jnp.dtype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
 
 
-def _over_gap(delta: Num[Array, "..."], code: Code, form: Format, scale: Array | None) -> Float[Array, "..."]:
+def _over_gap(delta: Shaped[Array, "..."], code: Code, form: Format, scale: Array | None) -> Float[Array, "..."]:
     """|delta| over the gap of the grid in its direction, without a subnormal number in the arithmetic."""
     dtype = _real_dtype(delta)
     up = ~jnp.signbit(delta.astype(dtype))
@@ -49,7 +52,7 @@ def _over_gap(delta: Num[Array, "..."], code: Code, form: Format, scale: Array |
 
 
 def outcome(
-    weight: Num[Array, "..."], update: Num[Array, "..."], form: Format, rounding: str, scale: Array | None
+    weight: Shaped[Array, "..."], update: Shaped[Array, "..."], form: Format, rounding: str, scale: Array | None
 ) -> tuple[Float[Array, "..."], Code, Code]:
     """Survival without checks, the weight's code, and the code of the rounded-to-nearest sum."""
     code = to_code(float32_bits(weight), form, scale)
@@ -65,7 +68,7 @@ def outcome(
     return chance, code, after
 
 
-def unfit(weight: Num[Array, "..."], code: Code) -> tuple[Bool[Array, "..."], Bool[Array, "..."]]:
+def unfit(weight: Shaped[Array, "..."], code: Code) -> tuple[Bool[Array, "..."], Bool[Array, "..."]]:
     """Where a weight is NaN (or no number of the format at all), and where it is finite but too large for it."""
     return (jnp.isnan(weight.astype(_real_dtype(weight))) | code.nan) & ~code.overflow, code.overflow
 
@@ -122,12 +125,23 @@ def survival(
     one_of(rounding, "rounding", ("nearest", "stochastic"))
     form = resolve(dtype)
     w, delta = _together(weight, update)
-    size = scale_for(w, form, scale)
-    delta = finite(delta, "update") if jnp.issubdtype(delta.dtype, jnp.inexact) else delta
-    nan, large = unfit(w, to_code(float32_bits(w), form, size))
+    bad = ~jnp.isfinite(delta.astype(_real_dtype(delta)))
+    delta = require(delta, "update", "be finite", [(bad, "is not")])
+    chance, nan, large = _survival(w, delta, form, rounding, checked_scale(scale))
     faults = [(nan, f"is not a number of {form.name}"), (large, f"is beyond the largest number of {form.name}")]
-    w = require(w, "weight", f"fit into {form.name}", faults, "Use a wider format, or a `scale`.")
-    return outcome(w, delta, form, rounding, size)[0]
+    return require(chance, "weight", f"fit into {form.name}", faults, "Use a wider format, or a `scale`.", _shown(w))
+
+
+def _shown(w: Shaped[Array, "..."]) -> str | None:
+    return None if is_traced(w) else np.array2string(np.asarray(w), threshold=8, precision=6)
+
+
+@functools.partial(jax.jit, static_argnames=("form", "rounding"))
+def _survival(
+    w: Shaped[Array, "..."], delta: Shaped[Array, "..."], form: Format, rounding: str, scale: Float[Array, ""] | None
+) -> tuple[Float[Array, "..."], Bool[Array, "..."], Bool[Array, "..."]]:
+    chance, before, _ = outcome(w, delta, form, rounding, scale_for(w, form, scale))
+    return chance, *unfit(w, before)
 
 
 def spacing(
@@ -161,7 +175,11 @@ def spacing(
         raise ValueError(
             f"Argument `dtype` must be a floating-point format, but it is {form.name!r}: its gap is the scale."
         )
-    w, side = _together(weight, direction)
+    return _spacing(*_together(weight, direction), form)
+
+
+@functools.partial(jax.jit, static_argnames="form")
+def _spacing(w: Shaped[Array, "..."], side: Shaped[Array, "..."], form: FloatFormat) -> Float[Array, "..."]:
     exponent = gap_exponent(to_code(float32_bits(w), form, None), ~jnp.signbit(side.astype(jnp.float32)), form)
     tiny = exponent < -126
     steps = np.uint32(1) << jnp.clip(exponent + 149, 0, 31).astype(jnp.uint32)

@@ -5,7 +5,9 @@ remedy; inside, where no value is known while compiling, `equinox.error_if` rais
 what is wrong with the value (negative, not finite, ...).
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 
 import equinox as eqx
 import jax
@@ -13,6 +15,22 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
+
+_RUN_TIME_CHECKS = ContextVar("run_time_checks", default=True)
+
+
+@contextlib.contextmanager
+def checks_off() -> Iterator[None]:
+    """Compile without the checks that run inside `jit`: they call back to the host.
+
+    Needed to lower for an accelerator on a machine without one, and to export a compiled function.  Values that are
+    known outside `jit` are checked all the same.
+    """
+    token = _RUN_TIME_CHECKS.set(False)
+    try:
+        yield
+    finally:
+        _RUN_TIME_CHECKS.reset(token)
 
 
 def is_traced(*xs: ArrayLike) -> bool:
@@ -42,10 +60,14 @@ def require(
     known = [(bad, what) for bad, what in faults if not is_traced(bad)]
     for bad, what in known:
         if np.any(np.asarray(bad)):
-            value = np.array2string(np.asarray(x), threshold=8, precision=6) if shown is None and not is_traced(x) else shown
-            raise ValueError(f"{head} {what}{'' if value is None else f': got {value}'}.{tail}")
+            value = (
+                np.array2string(np.asarray(x), threshold=8, precision=6)
+                if shown is None and not is_traced(x)
+                else shown
+            )
+            raise ValueError(f"{head} {what}{'' if shown is None else f': got {shown}'}.{tail}")
     traced = [(bad, what) for bad, what in faults if is_traced(bad)]
-    if not traced:
+    if not traced or not _RUN_TIME_CHECKS.get():
         return x
     bads = jnp.stack([jnp.any(bad) for bad, _ in traced])
     return eqx.branched_error_if(x, jnp.any(bads), jnp.argmax(bads), [f"{head} {what}.{tail}" for _, what in traced])

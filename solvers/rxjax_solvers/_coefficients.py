@@ -1,9 +1,10 @@
 """What a user may give for a drift or a diffusion."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
-from jaxtyping import ArrayLike, Shaped
+from jaxtyping import Array, ArrayLike, Shaped
 
 
 class TimeDependent(eqx.Module):
@@ -29,22 +30,23 @@ class NegativeGradient(eqx.Module):
     """The drift `-mobility * grad V`, taken from differences of `V` between neighbouring cells.
 
     For a constant diffusion `D` this makes `exp(-mobility V / D)` exactly stationary on the grid, and needs values of
-    `V` only, never its gradient.  `potential` maps `theta` of shape `(d,)` to `()`, or is `TimeDependent`.  On a
-    periodic axis the seam takes the difference between the last and the first cell, so `V` must be periodic there.
+    `V` only, never its gradient.  `potential` maps `theta` of shape `(d,)` to `()`, is an array of values in the
+    cells, or `TimeDependent`; `mobility` is a scalar or one number per axis.  On a periodic axis the seam takes the
+    difference between the last and the first cell, so `V` must be periodic there.
     """
 
-    potential: Callable | TimeDependent
-    mobility: Shaped[ArrayLike, ""] = 1.0
+    potential: Callable | TimeDependent | Shaped[Array, "..."]
+    mobility: Shaped[ArrayLike, "..."] = 1.0
 
 
-def is_time_dependent(coefficient: object) -> bool:
+def is_time_dependent(coefficient: Any) -> bool:
     """Whether a coefficient changes with time."""
     if isinstance(coefficient, NegativeGradient):
         return isinstance(coefficient.potential, TimeDependent)
     return isinstance(coefficient, TimeDependent)
 
 
-def freeze(coefficient: object, t: Shaped[ArrayLike, ""]) -> object:
+def freeze(coefficient: Any, t: Shaped[ArrayLike, ""]) -> Any:
     """The coefficient at time `t`, time-independent."""
     if isinstance(coefficient, NegativeGradient) and isinstance(coefficient.potential, TimeDependent):
         return NegativeGradient(coefficient.potential.at(t), coefficient.mobility)

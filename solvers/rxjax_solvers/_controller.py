@@ -38,6 +38,7 @@ class DensityController(diffrax.AbstractAdaptiveStepSizeController[Any, Any]):
         return self
 
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+        t0 = jnp.asarray(t0)
         if dt0 is None:
             rate = self.norm(lax.stop_gradient(func(terms, t0, y0, args))) / self.norm(y0)
             dt0 = jnp.asarray(_FIRST_CHANGE / jnp.maximum(rate, jnp.finfo(y0.dtype).tiny), t0.dtype)
@@ -59,6 +60,7 @@ class DensityController(diffrax.AbstractAdaptiveStepSizeController[Any, Any]):
         if y_error is None:
             raise RuntimeError("DensityController needs a solver with an error estimate, such as Strang().")
         scale, t_end = controller_state
+        t0, t1 = jnp.asarray(t0), jnp.asarray(t1)
         y0, y1, error = lax.stop_gradient((y0, y1_candidate, y_error))
         allowed = self.atol * scale + self.rtol * self.norm(y1 - y0)
         ratio = self.norm(error) / allowed

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-
 class AxisRates(eqx.Module):
     """Hopping rates along one axis; the sweep axis lies first, shape `(n, *other axes)`, unit 1/time.
 
@@ -104,5 +103,3 @@ def axis_rates(
         # The density vanishes on the face, half a cell away: exit rate 2 D/h^2, not D/h^2.
         exits.append(zero if end is None else 2 * fitted(end[0], end[1])[0] * share(cell, end[1]) / h**2)
     return AxisRates(jnp.concatenate([up, exits[1]]), jnp.concatenate([exits[0], down]), False)
-
-

@@ -1,6 +1,7 @@
 """`dP/dt = -div(b P) + d_i (D^(1-a) d_i (D^a P))` on a grid of cells."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -47,7 +48,7 @@ class FokkerPlanck(AbstractGenerator):
     """
 
     grid: Grid
-    rates: tuple[AxisRates, ...] | None
+    rates: tuple[AxisRates, ...]
     log_gibbs: Float[Array, "*shape"] | None
     coefficients: tuple[Drift, Diffusion] | None
     convention: AbstractConvention
@@ -85,7 +86,7 @@ class FokkerPlanck(AbstractGenerator):
         changes = is_time_dependent(drift) or is_time_dependent(diffusion)
         # Once the rates are known the functions are dropped: what is left are arrays, for jit, vmap and grad.
         self.coefficients = (drift, diffusion) if changes else None
-        self.rates = None if changes else _rates(drift, diffusion, grid, convention)
+        self.rates = () if changes else _rates(drift, diffusion, grid, convention)
         self.log_gibbs = None
 
     @classmethod
@@ -118,7 +119,7 @@ class FokkerPlanck(AbstractGenerator):
             return cls(drift, TimeDependent(diffusion), grid, AntiIto())
         temperature = positive(jnp.asarray(temperature, grid.lower.dtype), "temperature")
         self = cls(drift, mobility * temperature, grid, AntiIto())
-        if self.rates is None:
+        if self.time_dependent:
             return self
         values = _potential_values(potential, grid)
         return eqx.tree_at(lambda g: g.log_gibbs, self, -values / temperature, is_leaf=lambda x: x is None)
@@ -144,7 +145,7 @@ class FokkerPlanck(AbstractGenerator):
         )
 
     def _static_rates(self) -> tuple[AxisRates, ...]:
-        if self.rates is None:
+        if self.time_dependent:
             raise ValueError("This generator depends on time, so it must be frozen before use: `generator.at(t)`.")
         return self.rates
 
@@ -166,7 +167,7 @@ def _component(value: Array, axis: int, per_axis: bool) -> Array:
     return value[..., axis] if per_axis else value
 
 
-def _potential_values(potential: Callable | Array, grid: Grid) -> Array:
+def _potential_values(potential: Any, grid: Grid) -> Array:
     if callable(potential):
         return finite(evaluate(potential, grid.points, "potential", [()]), "potential")
     potential = jnp.asarray(potential)
@@ -178,9 +179,10 @@ def _potential_values(potential: Callable | Array, grid: Grid) -> Array:
     return finite(potential.astype(grid.lower.dtype), "potential")
 
 
-def _rates(drift: Drift, diffusion: Diffusion, grid: Grid, convention: AbstractConvention) -> tuple[AxisRates, ...]:
+def _rates(drift: Any, diffusion: Any, grid: Grid, convention: AbstractConvention) -> tuple[AxisRates, ...]:
+    """Face rates of each axis, from coefficients that no longer depend on time."""
     vector, scalar = (grid.dim,), ()
-    potential = _potential_values(drift.potential, grid) if isinstance(drift, NegativeGradient) else None
+    potential: Any = _potential_values(drift.potential, grid) if isinstance(drift, NegativeGradient) else None
 
     def diffusion_at(points, axis):
         if not callable(diffusion):
@@ -198,8 +200,8 @@ def _rates(drift: Drift, diffusion: Diffusion, grid: Grid, convention: AbstractC
     out = []
     for axis, (low, high) in enumerate(grid.boundary):
         h = grid.spacing[axis]
-        half = jnp.zeros(grid.dim, h.dtype).at[axis].set(h / 2)
         cells = to_front(grid.points, axis)
+        half = jnp.zeros(grid.dim, h.dtype).at[axis].set(h / 2).reshape((1,) * grid.dim + (-1,))
         periodic = low == "periodic"
         faces = (cells if periodic else cells[:-1]) + half
         sides = [(low, cells[:1] - half, -1), (high, cells[-1:] + half, 1)]
@@ -225,7 +227,7 @@ def _rates(drift: Drift, diffusion: Diffusion, grid: Grid, convention: AbstractC
             drop = drift_at(faces, axis) * h
             for side, points, sign in sides:
                 ends.append(sign * drift_at(points, axis) * h / 2 if side == "absorbing" else None)
-        ends = tuple(
+        at_low, at_high = (
             None if end is None else (end, diffusion_at(points, axis))
             for end, (_, points, _) in zip(ends, sides, strict=True)
         )
@@ -234,7 +236,7 @@ def _rates(drift: Drift, diffusion: Diffusion, grid: Grid, convention: AbstractC
                 drop,
                 diffusion_at(faces, axis),
                 diffusion_at(cells, axis),
-                ends,
+                (at_low, at_high),
                 h,
                 convention.weight,
                 periodic,

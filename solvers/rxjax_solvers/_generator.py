@@ -6,7 +6,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Array, ArrayLike, Float, PyTree, Shaped
 
 from ._grid import Grid
 
@@ -34,7 +34,7 @@ class AbstractGenerator(eqx.Module):
         """Whether `W` changes with time: then ask for `at(t)` first."""
 
     @abc.abstractmethod
-    def at(self, t: Shaped[Array, ""] | float) -> "AbstractGenerator":
+    def at(self, t: Shaped[ArrayLike, ""]) -> "AbstractGenerator":
         """The generator at time `t`; itself if it does not depend on time."""
 
     @abc.abstractmethod

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -133,9 +134,7 @@ class Grid(eqx.Module):
     def axes(self) -> tuple[Float[Array, "_"], ...]:
         """Cell centres of each axis."""
         h = self.spacing
-        return tuple(
-            self.lower[i] + h[i] * (jnp.arange(n, dtype=h.dtype) + 0.5) for i, n in enumerate(self.shape)
-        )
+        return tuple(self.lower[i] + h[i] * (jnp.arange(n, dtype=h.dtype) + 0.5) for i, n in enumerate(self.shape))
 
     @property
     def edges(self) -> tuple[Float[Array, "_"], ...]:
@@ -172,7 +171,7 @@ class Grid(eqx.Module):
         """
         dtype = self.lower.dtype
         mean = jnp.broadcast_to(jnp.asarray(mean, dtype), (self.dim,))
-        std = positive(jnp.broadcast_to(jnp.asarray(std, dtype), (self.dim,)), "std")
+        std = jnp.broadcast_to(positive(jnp.asarray(std, dtype), "std"), (self.dim,))
         out = jnp.ones((), dtype)
         for i, edge in enumerate(self.edges):
             images = jnp.zeros((1,), dtype)
@@ -206,8 +205,8 @@ def evaluate(fn, points: Float[Array, "*shape d"], name: str, allowed: Sequence[
     A `fn` with a method `evaluate(points)` is asked for all points at once: it may bound its own memory.
     """
     theta = jax.ShapeDtypeStruct(points.shape[-1:], points.dtype)
-    value = jax.eval_shape(fn, theta)
-    shape = getattr(value, "shape", None)
+    value: Any = jax.eval_shape(fn, theta)
+    shape: Any = getattr(value, "shape", None)
     if shape not in allowed:
         raise ValueError(
             f"Argument `{name}` must return an array of shape {' or '.join(map(str, allowed))} for `theta` of shape "

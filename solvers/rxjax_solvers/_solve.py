@@ -40,7 +40,7 @@ def check_times(ts: Array) -> Array:
 def solve(
     generator: AbstractGenerator,
     p0: Float[Array, "*shape"],
-    ts: Shaped[ArrayLike, "times"] | Sequence[float],
+    ts: Shaped[ArrayLike, "times"] | Sequence,
     *,
     method: diffrax.AbstractSolver | None = None,
     rtol: Shaped[ArrayLike, ""] = 1e-2,
@@ -93,7 +93,7 @@ def solve(
         atol = 1e-6 if p0.dtype == jnp.float64 else 1e-5
     if stepsize_controller is None:
         landing = ts if saveat is None else None
-        stepsize_controller = DensityController(rtol, atol, landing)
+        stepsize_controller = DensityController(rtol=rtol, atol=atol, step_ts=landing)
     if saveat is None:
         saveat = diffrax.SaveAt(ts=ts)
     if ts.shape[0] == 1:

@@ -133,9 +133,7 @@ def _chain(up: Array, down: Array) -> tuple[Callable[[Array], Array], Callable[[
     inverse = lax.platform_dependent(up, down, cpu=_scan_pivots, default=lambda up, down: jnp.ones_like(up))
 
     def solve(d):
-        return lax.platform_dependent(
-            up, down, inverse, d, cpu=_lanes_last(_scan_solve), default=_reduction_solve
-        )
+        return lax.platform_dependent(up, down, inverse, d, cpu=_lanes_last(_scan_solve), default=_reduction_solve)
 
     def transpose_solve(g):
         return lax.platform_dependent(
@@ -155,12 +153,12 @@ def _ring(up: Array, down: Array) -> tuple[Callable[[Array], Array], Callable[[A
 
     def solve(d):
         y = solve_open(d[:-1])
-        last = (d[-1] + jnp.sum(to_last * y, axis=0)) / pivot
-        return jnp.concatenate([y + spread * last, last[None]])
+        last = ((d[-1] + jnp.sum(to_last * y, axis=0)) / pivot)[None]
+        return jnp.concatenate([y + spread * last, last])
 
     def transpose_solve(g):
-        last = (g[-1] + jnp.sum(spread * g[:-1], axis=0)) / pivot
-        return jnp.concatenate([transpose_open(g[:-1] + to_last * last), last[None]])
+        last = ((g[-1] + jnp.sum(spread * g[:-1], axis=0)) / pivot)[None]
+        return jnp.concatenate([transpose_open(g[:-1] + to_last * last), last])
 
     return solve, transpose_solve
 

@@ -1,0 +1,3 @@
+"""The disconnectivity graph."""
+def disconnectivity_graph(*a):
+    raise NotImplementedError

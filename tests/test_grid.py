@@ -1,0 +1,95 @@
+"""Grids: geometry, cell averages, refusals."""
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from jax.scipy.stats import norm
+
+import rxjax_solvers as rxs
+
+
+def test_geometry():
+    grid = rxs.Grid(jnp.array([-1.0, 0.0]), jnp.array([1.0, 3.0]), (4, 6))
+    assert grid.dim == 2 and grid.shape == (4, 6) and grid.size == 24
+    np.testing.assert_allclose(grid.spacing, [0.5, 0.5])
+    np.testing.assert_allclose(grid.cell_volume, 0.25)
+    np.testing.assert_allclose(grid.axes[0], [-0.75, -0.25, 0.25, 0.75])
+    np.testing.assert_allclose(grid.points[1, 2], [-0.25, 1.25])
+    assert grid.boundary == (("reflecting", "reflecting"),) * 2
+
+
+def test_integrate_and_normalize():
+    grid = rxs.Grid(0, 1, (5, 4, 3))
+    f = jnp.arange(60.0).reshape(5, 4, 3)
+    np.testing.assert_allclose(grid.integrate(f), f.sum() / 60)
+    np.testing.assert_allclose(grid.integrate(jnp.stack([f, 2 * f])), [f.sum() / 60, f.sum() / 30])
+    np.testing.assert_allclose(grid.integrate(grid.normalize(f)), 1)
+    with pytest.raises(ValueError, match=r"Argument `f` must end in the grid's shape \(5, 4, 3\)"):
+        grid.integrate(jnp.ones((5, 4)))
+
+
+def test_gaussian_holds_cell_averages():
+    grid = rxs.Grid(-3, 5, 16)
+    edges = np.linspace(-3, 5, 17)
+    cdf = norm.cdf(edges, 0.7, 0.9)
+    np.testing.assert_allclose(grid.gaussian(0.7, 0.9), np.diff(cdf) / (cdf[-1] - cdf[0]) / 0.5, rtol=1e-12, atol=1e-15)
+    far = rxs.Grid(0, 40, 40).gaussian(0.0, 1.0)
+    assert float(far[36]) > 0, "tails keep their relative accuracy on both sides"
+    np.testing.assert_allclose(far[30], 2 * (norm.sf(30.0) - norm.sf(31.0)), rtol=1e-9)
+
+
+def test_gaussian_wraps():
+    grid = rxs.Grid(0, 1, 50, boundary="periodic")
+    p = grid.gaussian(0.02, 0.1)
+    np.testing.assert_allclose(p, jnp.roll(grid.gaussian(0.52, 0.1), -25), rtol=1e-12)
+    np.testing.assert_allclose(rxs.Grid(0, 1, 50, boundary="periodic").gaussian(0.3, 1.0), 1, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (dict(lower=0, upper=1, shape=1), "`shape` must have at least 2 cells"),
+        (dict(lower=0, upper=0, shape=4), "`upper` must be finite and above `lower`.*but it is not above"),
+        (dict(lower=0, upper=jnp.inf, shape=4), "`upper` .* is not finite"),
+        (dict(lower=jnp.zeros(3), upper=1, shape=(4, 4)), r"`lower` must be a scalar or have shape \(2,\)"),
+        (dict(lower=0, upper=1, shape=4, boundary="reflective"), '`boundary` must be one of "reflecting"'),
+        (dict(lower=0, upper=1, shape=4, boundary=[("periodic", "absorbing")]), "periodic on both sides"),
+        (dict(lower=0, upper=1, shape=(4, 4), boundary=["periodic"]), "one entry for each of the 2 axes"),
+    ],
+)
+def test_refusals(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        rxs.Grid(**arguments)
+
+
+def test_refusals_of_densities():
+    grid = rxs.Grid(0, 1, 4)
+    with pytest.raises(ValueError, match="`std` must be positive and finite, but it is negative: got -1"):
+        grid.gaussian(0.5, -1)
+    with pytest.raises(ValueError, match="`mean` must lie on the grid"):
+        grid.gaussian(1e6, 0.1)
+    with pytest.raises(ValueError, match="`f` must be positive and finite, but it is zero"):
+        grid.normalize(jnp.zeros(4))
+    with pytest.raises(Exception, match="`std` must be positive and finite, but it is negative"):
+        jax.jit(lambda s: grid.gaussian(0.5, s))(-1.0)
+
+
+def test_bounds_are_differentiable():
+    mass = lambda upper: rxs.Grid(0.0, upper, 20).integrate(jnp.ones(20))
+    np.testing.assert_allclose(jax.grad(mass)(2.0), 1.0)
+
+
+def test_float32(float32):
+    grid = rxs.Grid(-2, 2, 64)
+    p = grid.gaussian(-1, 0.2)
+    assert p.dtype == jnp.float32
+    np.testing.assert_allclose(grid.integrate(p), 1, rtol=1e-6)
+
+
+def test_a_wrong_rank_is_refused():
+    """jaxtyping is active for this package while testing."""
+    W = rxs.FokkerPlanck(jnp.zeros(1), 1.0, rxs.Grid(0, 1, 4))
+    with pytest.raises(jaxtyping.TypeCheckError, match="parameter 'ts'"):
+        rxs.solve(W, jnp.ones(4), jnp.ones((2, 2)))

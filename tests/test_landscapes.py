@@ -1,0 +1,430 @@
+"""Landscapes: values and stationary points against the literature, the house's calling convention, and the examples."""
+
+import doctest
+import inspect
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import rxjax.landscapes as landscapes
+from rxjax.landscapes import (
+    DoubleWell,
+    GaussianWells,
+    Himmelblau,
+    MullerBrown,
+    Quadratic,
+    RandomField,
+    Rastrigin,
+    Rosenbrock,
+    StyblinskiTang,
+    as_landscape,
+    check_landscape,
+    evaluate,
+    require_finite_values,
+)
+
+KEY = jax.random.key(7)
+
+
+def known(points):
+    """Stationary points that are known, as a NumPy array."""
+    assert points is not None
+    return np.asarray(points)
+
+
+# One landscape of every kind, built under the precision of the moment.
+ZOO = {
+    "quadratic": lambda: Quadratic([[2.0, 0.5], [0.5, 1.0]], center=[0.3, -0.2]),
+    "quadratic-diagonal": lambda: Quadratic([1.0, 3.0, 0.2]),
+    "double-well": lambda: DoubleWell(barrier=1.3, tilt=0.4, dim=2),
+    "muller-brown": MullerBrown,
+    "styblinski-tang": lambda: StyblinskiTang(3),
+    "himmelblau": Himmelblau,
+    "rastrigin": lambda: Rastrigin(2),
+    "rosenbrock": lambda: Rosenbrock(4),
+    "gaussian-wells": lambda: GaussianWells([[-1.0, 0.0], [1.0, 0.5]], [1, 2], 0.5, 0.1),
+    "random-field": lambda: RandomField(KEY, 2, length_scale=0.7, std=2.0, confinement=0.1, num_features=64),
+    "random-field-5": lambda: RandomField(KEY, 5, num_features=32),
+    "callable": lambda: as_landscape(lambda theta: jnp.sum(jnp.cos(theta)), dim=2, bounds=[-1, 1]),
+}
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_calling_convention(name):
+    landscape = ZOO[name]()
+    dim = landscape.dim
+    points = np.random.default_rng(0).uniform(-1.0, 1.0, (6, dim))
+    values = evaluate(landscape, points, batch_size=4)
+    assert values.shape == (6,) and values.dtype == jnp.float64
+    single = evaluate(landscape, points.astype(np.float32))
+    assert single.dtype == jnp.float32
+    np.testing.assert_allclose(single, values, rtol=1e-4, atol=1e-4)
+    shape_of = lambda shape, dtype: jax.eval_shape(landscape, jax.ShapeDtypeStruct(shape, dtype))
+    assert shape_of((dim,), jnp.bfloat16).dtype == jnp.bfloat16
+    # Whole numbers are a legal point; a batch, a scalar and a complex point are not.
+    assert shape_of((dim,), jnp.int32).dtype == jnp.float64
+    for wrong in ((6, dim), (), (dim + 1,)):
+        with pytest.raises(ValueError, match="Argument `theta` must have shape .*use jax.vmap for a batch"):
+            shape_of(wrong, jnp.float64)
+    with pytest.raises(TypeError, match="Argument `theta` must be real"):
+        shape_of((dim,), jnp.complex128)
+    bounds = np.asarray(landscape.bounds)
+    assert bounds.shape == (dim, 2) and np.all(bounds[:, 0] < bounds[:, 1])
+    assert isinstance(landscape.name, str) and isinstance(dim, int)
+    assert check_landscape(landscape, dim) is landscape
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_float32(name, float32):
+    landscape = ZOO[name]()
+    value, gradient = jax.jit(jax.value_and_grad(landscape))(np.full(landscape.dim, 0.5, np.float32))
+    assert value.dtype == gradient.dtype == jnp.float32 and np.all(np.isfinite(gradient))
+    for known in (landscape.minima, landscape.saddles, landscape.bounds):
+        assert known is None or known.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    "landscape",
+    [
+        Quadratic(jnp.array([[2.0, 0.5], [0.5, 1.0]]), center=1.0),
+        Quadratic(jnp.array([2.0, -1.0])),
+        DoubleWell(1.3, 0.4, 2),
+        DoubleWell(dim=3),
+        MullerBrown(),
+        StyblinskiTang(1),
+        StyblinskiTang(3),
+        Himmelblau(),
+        Rastrigin(2),
+        *[Rosenbrock(d) for d in (3, 4, 7, 20)],
+    ],
+    ids=lambda x: f"{x.name}-{x.dim}",
+)
+def test_stationary_points(landscape):
+    """Zero gradient to rounding, the right number of negative curvatures, inside the bounds, lowest first."""
+    derivatives = jax.jit(jax.vmap(lambda x: (jax.grad(landscape)(x), jax.hessian(landscape)(x))))
+    for points, index in ((landscape.minima, 0), (landscape.saddles, 1)):
+        if points is None or points.shape[0] == 0:
+            continue
+        assert points.shape[1] == landscape.dim
+        gradient, hessian = derivatives(points)
+        curvature = np.linalg.eigvalsh(hessian)
+        np.testing.assert_array_equal(np.sum(curvature < 0, axis=1), index)
+        assert np.max(np.abs(gradient)) <= 4e-15 * max(10.0, np.max(np.abs(curvature)))
+        assert len(np.unique(np.round(points, 6), axis=0)) == len(points)
+        low, high = np.asarray(landscape.bounds).T
+        assert np.all((np.asarray(points) >= low) & (np.asarray(points) <= high))
+        if not isinstance(landscape, DoubleWell):
+            assert np.all(np.diff(evaluate(landscape, points)) >= -1e-9)
+
+
+def test_muller_brown_numbers():
+    surface = MullerBrown()
+    minima = [[-0.558223635, 1.441725842], [0.623499405, 0.028037759], [-0.050010823, 0.466694105]]
+    saddles = [[0.212486582, 0.292988325], [-0.822001559, 0.624312803]]
+    np.testing.assert_allclose(surface.minima, minima, atol=6e-10)
+    np.testing.assert_allclose(surface.saddles, saddles, atol=6e-10)
+    energies = [-146.699517210, -108.166724117, -80.767818130]
+    np.testing.assert_allclose(jax.vmap(surface)(surface.minima), energies, atol=6e-10)
+    np.testing.assert_allclose(jax.vmap(surface)(surface.saddles), [-72.248940112, -40.664843509], atol=6e-10)
+
+
+def test_styblinski_tang_numbers():
+    line = StyblinskiTang(1)
+    np.testing.assert_allclose(known(line.minima)[:, 0], [-2.90353, 2.74680], atol=6e-6)
+    np.testing.assert_allclose(known(line.saddles)[:, 0], [0.15673], atol=6e-6)
+    np.testing.assert_allclose(jax.vmap(line)(known(line.minima)), [-39.16617, -25.02945], atol=6e-6)
+    np.testing.assert_allclose(line(known(line.saddles)[0]), 0.19561, atol=6e-6)
+    for dim in (2, 4):
+        landscape = StyblinskiTang(dim)
+        minima, saddles = known(landscape.minima), known(landscape.saddles)
+        assert minima.shape == (2**dim, dim) and saddles.shape == (dim * 2 ** (dim - 1), dim)
+        # Every saddle flips the one coordinate that is not in a well: 25.2251 from one side, 39.3618 from the other.
+        energy = np.asarray(jax.vmap(landscape)(saddles))
+        for value, saddle in zip(energy, saddles, strict=True):
+            sides = [np.where(np.abs(saddle) < 1, x, saddle) for x in (2.74680, -2.90353)]
+            heights = [value - float(landscape(jnp.asarray(side))) for side in sides]
+            np.testing.assert_allclose(heights, [25.2251, 39.3618], atol=6e-5)
+    assert StyblinskiTang(11).minima is None and StyblinskiTang(11).saddles is None
+
+
+def test_literature_values():
+    himmelblau, rastrigin = Himmelblau(), Rastrigin(2)
+    np.testing.assert_allclose(jax.vmap(himmelblau)(himmelblau.minima), 0.0, atol=1e-25)
+    np.testing.assert_allclose(
+        jax.vmap(himmelblau)(himmelblau.saddles), [13.31193, 67.71915, 104.01516, 178.33724], atol=6e-6
+    )
+    assert known(rastrigin.minima).shape == (121, 2) and known(rastrigin.saddles).shape == (220, 2)
+    assert rastrigin(jnp.zeros(2)) == 0.0 and Rastrigin(5).minima is None and Rastrigin(5).saddles is None
+    np.testing.assert_allclose(rastrigin(known(rastrigin.minima)[1]), 0.9949590571, atol=1e-9)
+    # Kok and Sandrock (2009), four dimensions.
+    valley = Rosenbrock(4)
+    np.testing.assert_allclose(known(valley.minima)[1], [-0.77565923, 0.61309337, 0.38206285, 0.14597202], atol=6e-9)
+    assert (
+        known(Rosenbrock(2).saddles).shape == (0, 2)
+        and Rosenbrock(8).saddles is None
+        and Rosenbrock(101).minima is None
+    )
+    np.testing.assert_array_equal(himmelblau.bounds, [[-6, 6], [-6, 6]])
+    np.testing.assert_array_equal(rastrigin.bounds, [[-5.12, 5.12], [-5.12, 5.12]])
+    np.testing.assert_array_equal(MullerBrown().bounds, [[-1.8, 1.3], [-0.5, 2.2]])
+
+
+@jax.jit
+def _double_well_study(barrier, tilt):
+    well = DoubleWell(barrier, tilt, dim=2)
+    points = jnp.concatenate([well.minima, well.saddles])
+    # d x*/d tilt = -1 / L''(x*) and d x*/d barrier = -4 x (x^2 - 1) / L''(x*): the implicit function theorem.
+    position = lambda b, t: jnp.concatenate([DoubleWell(b, t).minima, DoubleWell(b, t).saddles])[:, 0]
+    by_barrier, by_tilt = jax.jacobian(position, (0, 1))(barrier, tilt)
+    return points, jax.vmap(jax.grad(well))(points), by_barrier, by_tilt
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0.05, 50.0), st.floats(-0.99, 0.99))
+def test_double_well_cubic(barrier, fraction):
+    tilt = fraction * 8.0 / (3.0 * math.sqrt(3.0)) * barrier
+    points, gradient, by_barrier, by_tilt = (np.asarray(x) for x in _double_well_study(barrier, tilt))
+    x = points[:, 0]
+    assert x[0] < x[2] < x[1] and np.all(points[:, 1] == 0)
+    assert np.max(np.abs(gradient)) <= 1e-13 * barrier
+    curvature = barrier * (12.0 * x**2 - 4.0)
+    np.testing.assert_array_equal(np.sign(curvature), [1, 1, -1])
+    np.testing.assert_allclose(by_tilt, -1.0 / curvature, rtol=1e-9)
+    np.testing.assert_allclose(by_barrier, -4.0 * x * (x**2 - 1.0) / curvature, rtol=1e-9, atol=1e-12 / barrier)
+
+
+def test_double_well_parameters():
+    well = DoubleWell()
+    assert well.saddles[0, 0] == 0.0 and well(jnp.zeros(1)) == 1.0
+    np.testing.assert_allclose(well.minima[:, 0], [-1, 1], rtol=1e-15)
+    theta = jnp.array([0.5, 2.0])
+    np.testing.assert_allclose(DoubleWell(2.0, 0.3, 2)(theta), 2.0 * 0.75**2 + 0.15 + 2.0, rtol=1e-15)
+    np.testing.assert_allclose(jax.grad(lambda b: DoubleWell(b, dim=2)(theta))(2.0), 0.75**2)
+    np.testing.assert_allclose(jax.grad(lambda t: DoubleWell(2, t, 2)(theta))(1.0), 0.5)
+    tilts = jnp.linspace(-0.5, 0.5, 5)
+    wells = jax.vmap(lambda t: DoubleWell(tilt=t))(tilts)
+    np.testing.assert_allclose(jax.vmap(lambda w: w(jnp.ones(1)))(wells), tilts)
+    np.testing.assert_allclose(
+        jax.vmap(lambda w: w.minima)(wells)[:, :, 0], [DoubleWell(tilt=t).minima[:, 0] for t in tilts], rtol=1e-14
+    )
+
+
+def test_double_well_refusals():
+    for tilt in (1.54, -1.54, 20.0):
+        # The landscape is good; only its second well is not there.
+        single = DoubleWell(tilt=tilt)
+        assert jnp.isfinite(single(jnp.ones(1)))
+        with pytest.raises(ValueError, match="Argument `tilt` must leave two wells, but it leaves one: got"):
+            _ = single.minima
+        with pytest.raises(ValueError, match="Keep its size below 1.539601 times the barrier"):
+            _ = single.saddles
+    assert DoubleWell(tilt=1.53).minima.shape == (2, 1)
+    inside = jax.jit(lambda t: DoubleWell(tilt=t).minima)
+    with pytest.raises(Exception, match="Argument `tilt` must leave two wells"):
+        jax.block_until_ready(inside(2.0))
+    with pytest.raises(ValueError, match="Argument `barrier` must be positive and finite, but it is negative: got -1"):
+        DoubleWell(-1.0)
+    with pytest.raises(Exception, match="Argument `barrier` must be positive"):
+        jax.block_until_ready(jax.jit(lambda b: DoubleWell(b)(jnp.zeros(1)))(0.0))
+    with pytest.raises(ValueError, match="Argument `tilt` must be finite"):
+        DoubleWell(tilt=float("nan"))
+    with pytest.raises(ValueError, match="Argument `barrier` must be a scalar.*jax.vmap over the constructor"):
+        DoubleWell(jnp.ones(3))
+    with pytest.raises(ValueError, match="Argument `dim` must be at least 1, but it is 0"):
+        DoubleWell(dim=0)
+
+
+def test_quadratic():
+    hessian, center = jnp.array([[2.0, 0.5], [0.5, 1.0]]), jnp.array([1.0, -1.0])
+    bowl, theta = Quadratic(hessian, center), jnp.array([3.0, 1.0])
+    np.testing.assert_allclose(bowl(theta), 0.5 * np.array([2, 2]) @ np.array(hessian) @ np.array([2, 2]))
+    np.testing.assert_allclose(jax.hessian(bowl)(theta), hessian)
+    np.testing.assert_array_equal(bowl.minima, center[None])
+    assert known(bowl.saddles).shape == (0, 2)
+    assert Quadratic(2).dim == 1 and Quadratic(2)(jnp.array([3.0])) == 9.0
+    diagonal = jnp.array([0.5, 4.0])
+    np.testing.assert_allclose(Quadratic(diagonal)(theta), Quadratic(jnp.diag(diagonal))(theta))
+    x = theta - center
+    np.testing.assert_allclose(jax.grad(lambda h: Quadratic(h, center)(theta))(hessian), 0.5 * x[:, None] * x[None])
+    batch = jax.vmap(Quadratic)(jnp.stack([hessian, 2 * hessian]))
+    np.testing.assert_allclose(jax.vmap(lambda q: q(theta))(batch)[1], 2 * Quadratic(hessian)(theta))
+    saddle = Quadratic(jnp.array([1.0, -1.0]))
+    assert saddle.minima is None and known(saddle.saddles).shape == (1, 2)
+    assert known(Quadratic([1.0, 0.0]).saddles).shape == (0, 2)
+    np.testing.assert_array_equal(jax.jit(lambda h: Quadratic(h, center).minima)(hessian), center[None])
+    with pytest.raises(Exception, match="Argument `hessian` must be positive definite to have a minimum"):
+        jax.block_until_ready(jax.jit(lambda h: Quadratic(h).minima)(-hessian))
+    with pytest.raises(ValueError, match="Argument `hessian` must be symmetric, but it is not"):
+        Quadratic(jnp.array([[1.0, 0.5], [0.0, 1.0]]))
+    with pytest.raises(ValueError, match=r"Argument `hessian` must have shape \(d, d\) or \(d,\)"):
+        Quadratic(jnp.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"Argument `center` must have shape \(2,\)"):
+        Quadratic(hessian, jnp.ones(3))
+
+
+def test_gaussian_wells():
+    centers = jnp.array([[-2.0, 0.0], [2.0, 1.0]])
+    wells = GaussianWells(centers, jnp.array([1.0, 3.0]), jnp.array([[1.0, 0.5], [0.3, 2.0]]), confinement=0.2)
+    theta = np.array([1.7, 0.2])
+    exact = 0.1 * np.sum(theta**2)
+    for c, a, w in zip(np.asarray(centers), [1.0, 3.0], [[1.0, 0.5], [0.3, 2.0]], strict=True):
+        exact -= a * np.exp(-0.5 * np.sum(((theta - c) / w) ** 2))
+    np.testing.assert_allclose(wells(theta), exact, rtol=1e-14)
+    np.testing.assert_allclose(wells.bounds, [[-6.0, 3.2], [-7.0, 9.0]])
+    assert wells.minima is None and wells.saddles is None
+    by_depth = jax.grad(lambda a: GaussianWells(centers, a, 0.5)(centers[1]))(jnp.ones(2))
+    np.testing.assert_allclose(by_depth, [-math.exp(-34.0), -1.0], rtol=1e-12)
+    with pytest.raises(ValueError, match="Argument `widths` must be positive and finite, but it is zero"):
+        GaussianWells(centers, 1.0, jnp.array([1.0, 0.0]))
+    with pytest.raises(ValueError, match=r"Argument `widths` must have shape \(\), \(2,\) or \(2, 2\)"):
+        GaussianWells(centers, 1.0, jnp.ones(3))
+    with pytest.raises(ValueError, match=r"Argument `depths` must have shape \(2,\)"):
+        GaussianWells(centers, jnp.ones(3), 1.0)
+    with pytest.raises(ValueError, match=r"Argument `centers` must have shape \(n, d\)"):
+        GaussianWells(centers[0], 1.0, 1.0)
+
+
+@pytest.mark.parametrize("dim", [2, 5])
+def test_random_field_covariance(dim):
+    """Over many draws E[L(x) L(y)] = std^2 exp(-|x-y|^2 / 2 l^2), within five standard errors of the mean."""
+    draws, length, std = 4000, 0.6, 1.5
+    points = jnp.concatenate([jnp.zeros((1, dim)), jax.random.normal(KEY, (5, dim)) * 0.5]) + 3.0
+
+    @jax.jit
+    def sample(keys):
+        return jax.vmap(lambda k: jax.vmap(RandomField(k, dim, length, std, num_features=16))(points))(keys)
+
+    values = np.asarray(sample(jax.random.split(KEY, draws)))
+    distance = np.sum((points[:, None] - points[None]) ** 2, axis=-1)
+    products = values[:, :, None] * values[:, None, :]
+    error = np.abs(products.mean(axis=0) - std**2 * np.exp(-0.5 * distance / length**2))
+    assert np.all(error < 5.0 * products.std(axis=0) / math.sqrt(draws))
+    assert np.all(np.abs(values.mean(axis=0)) < 5.0 * std / math.sqrt(draws))
+
+
+def test_random_field_one_draw():
+    field, theta = RandomField(KEY, 1), jnp.array([0.4])
+    # Given the wave numbers k the density of minima is sqrt(sum k^4 / sum k^2) / 2 pi, sqrt(3) / 2 pi in the limit.
+    k = np.asarray(field.wave_vectors[:, 0])
+    np.testing.assert_allclose(np.mean(np.cos(k)), math.exp(-0.5), atol=0.01)
+    np.testing.assert_allclose(math.sqrt(np.sum(k**4) / np.sum(k**2)), math.sqrt(3.0), rtol=0.08)
+    draw = lambda length, std: RandomField(KEY, 1, length, std)(theta)
+    slope = lambda: jax.grad(field)(theta)[0]
+    by_length_and_std, value, slope = jax.jit(lambda: (jax.grad(draw, (0, 1))(1.0, 1.0), field(theta), slope()))()
+    # L(theta / l): d/dl = -theta L' at l = 1; and linear in the standard deviation.
+    np.testing.assert_allclose(by_length_and_std, (-0.4 * slope, value), rtol=1e-12)
+    again, other = RandomField(KEY, 1), RandomField(jax.random.key(8), 1)
+    assert np.all(again.phases == field.phases) and not np.any(other.phases == field.phases)
+    np.testing.assert_allclose(RandomField(KEY, 1, length_scale=3.0).bounds, [[-15, 15]])
+    with pytest.raises(ValueError, match="Argument `length_scale` must be positive"):
+        RandomField(KEY, 1, 0.0)
+    with pytest.raises(ValueError, match="Argument `num_features` must be at least 1"):
+        RandomField(KEY, 1, num_features=0)
+
+
+@pytest.mark.parametrize(
+    ("fn", "error", "message"),
+    [
+        (lambda x: 2 * x, ValueError, r"return one number, an array of shape \(\), but it returns shape \(2,\)"),
+        (lambda x: x[:1], ValueError, r"returns shape \(1,\). Sum or average"),
+        (lambda x: None, TypeError, "but it returns None. Is a `return` missing"),
+        (lambda x: jnp.sum(x > 0), TypeError, "real floating number, but it returns dtype int"),
+        (lambda x: jnp.all(x > 0), TypeError, "returns dtype bool"),
+        (lambda x: jnp.sum(x).astype(complex), TypeError, "returns dtype complex"),
+        (lambda x: 3, TypeError, "returns dtype int"),
+        (lambda x: (jnp.sum(x), x), TypeError, "but it returns a tuple. Return the loss alone"),
+        (lambda x: "low", TypeError, "but it returns a str"),
+        (lambda x: float(x[0]), TypeError, "must be written with jax.numpy"),
+        (lambda x: np.sin(x)[0], TypeError, "must be written with jax.numpy"),
+        (lambda x: x[0] if x[0] > 0 else x[1], TypeError, "jnp.where instead of if"),
+        (Rastrigin(3), ValueError, "must take 2 coordinates, but it takes 3"),
+    ],
+)
+def test_bad_landscapes(fn, error, message):
+    with pytest.raises(error, match=f"Argument `landscape` .*{message}"):
+        check_landscape(fn, 2)
+
+
+def test_plain_callables():
+    quartic = lambda theta: jnp.sum(theta**4)
+    assert check_landscape(quartic, 3) is quartic and check_landscape(lambda x: 1.0, 3)(None) == 1.0
+    landscape = as_landscape(quartic, dim=2)
+    assert landscape.bounds is None and landscape.dim == 2 and landscape(jnp.ones(2)) == 2.0
+    assert as_landscape(landscape) is landscape and as_landscape(landscape, 2) is landscape
+    renamed = as_landscape(MullerBrown(), bounds=jnp.array([[-1.0, 1.0], [0.0, 1.0]]), name="window")
+    assert renamed.dim == 2 and renamed.name == "window" and known(renamed.bounds)[1, 0] == 0.0
+    np.testing.assert_allclose(renamed(jnp.zeros(2)), MullerBrown()(jnp.zeros(2)))
+    # No array, no leaf: the landscape is an ordinary argument of jit, vmap and grad.
+    assert jax.tree_util.tree_leaves(landscape) == []
+    assert jax.jit(lambda f, x: f(x))(landscape, jnp.ones(2)) == 2.0
+    # A module's arrays stay differentiable.
+    well = as_landscape(DoubleWell(2.0), bounds=np.array([-1.0, 1.0]))
+    slope = eqx.filter_grad(lambda f: f(jnp.zeros(1)))(well)
+    assert slope.fn.barrier == 1.0
+    with pytest.raises(ValueError, match="Argument `dim` must be given for a plain callable"):
+        as_landscape(quartic)
+    with pytest.raises(ValueError, match=r"Argument `bounds` must have shape \(2, 2\).*has shape \(3, 2\)"):
+        as_landscape(quartic, 2, jnp.ones((3, 2)))
+    with pytest.raises(ValueError, match="lower end before upper end, but it does not ascend"):
+        as_landscape(quartic, 1, jnp.array([[1.0, -1.0]]))
+    with pytest.raises(ValueError, match="Argument `landscape` must take 3 coordinates, but it takes 2"):
+        as_landscape(MullerBrown(), 3, name="cube")
+
+
+def test_require_finite_values():
+    values = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    np.testing.assert_array_equal(require_finite_values(values), values)
+    with pytest.raises(
+        ValueError, match="Argument `landscape` must return finite .* returns NaN: got 2 such values of 4"
+    ):
+        require_finite_values(values.at[0].set(jnp.nan))
+    with pytest.raises(ValueError, match="Argument `loss` .* returns infinity: got 1 such value of 4"):
+        require_finite_values(values.at[0, 0].set(jnp.inf), "loss")
+    inside = jax.jit(lambda x: require_finite_values(jnp.log(x)).sum())
+    assert jnp.isfinite(inside(values))
+    with pytest.raises(Exception, match="Argument `landscape` must return finite values, but it returns NaN"):
+        jax.block_until_ready(inside(-values))
+
+
+def test_evaluate_shapes():
+    bowl = Quadratic(jnp.ones(3))
+    points = jax.random.normal(KEY, (3, 5, 3))
+    exact = 0.5 * np.sum(np.asarray(points) ** 2, axis=-1)
+    for batch in (None, 1, 4):
+        np.testing.assert_allclose(evaluate(bowl, points, batch), exact, rtol=1e-14)
+    np.testing.assert_allclose(evaluate(bowl, points[0, 0]), exact[0, 0], rtol=1e-14)
+    with pytest.raises(ValueError, match="Argument `batch_size` must be at least 1"):
+        evaluate(bowl, points, 0)
+    with pytest.raises(ValueError, match=r"Argument `points` must have shape \(\*shape, d\)"):
+        evaluate(bowl, 1.0)
+
+
+def _public():
+    return {name: value for name, value in vars(landscapes).items() if not name.startswith("_") and callable(value)}
+
+
+def _documented(name, value):
+    """The object and, for a class, those of its own methods that have a docstring with an example."""
+    yield name, value
+    if inspect.isclass(value):
+        for method, body in vars(value).items():
+            if not method.startswith("_") and callable(body) and ">>>" in (body.__doc__ or ""):
+                yield f"{name}.{method}", body
+
+
+@pytest.mark.parametrize("name", sorted(_public()))
+def test_docstring_examples(name):
+    """Each public name has an example that runs; `rx` is imported by the examples themselves."""
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    for label, value in _documented(name, _public()[name]):
+        examples = doctest.DocTestParser().get_doctest(inspect.getdoc(value) or "", {}, label, None, None)
+        assert examples.examples, f"{label} has no example"
+        report = []
+        runner.run(examples, out=report.append)
+        assert not report, "".join(report)

@@ -1,0 +1,421 @@
+"""Rounding and survival: bit for bit ml_dtypes under `jit`, the closed forms of noise, reports and refusals."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from finite_differences import assert_gradients
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from refusals import assert_refused
+
+import rxjax.quantization as rq
+from rxjax.quantization._bits import add_float32
+
+FLOATS = [name for name in rq.FORMATS if name.startswith(("float", "bfloat")) and name != "float32"]
+SATURATING = ("float6_e2m3fn", "float6_e3m2fn", "float4_e2m1fn")
+RNG = np.random.default_rng(0)
+
+
+def numpy_dtype(name):
+    return np.dtype(np.float16) if name == "float16" else np.dtype(getattr(ml_dtypes, name))
+
+
+def codes_dtype(dtype):
+    return np.dtype(f"uint{8 * dtype.itemsize}")
+
+
+@functools.cache
+def every_value(name):
+    """All numbers of a format, NaNs and infinities too, as float32."""
+    dtype = numpy_dtype(name)
+    bits = dtype.itemsize * 8 if dtype.itemsize > 1 else ml_dtypes.finfo(dtype).bits
+    return np.arange(2**bits, dtype=np.uint32).astype(codes_dtype(dtype)).view(dtype).astype(np.float32)
+
+
+def finite_values(name):
+    values = every_value(name)
+    return values[np.isfinite(values)]
+
+
+def hard_numbers(name):
+    """Every value, every half-way point and its two neighbours, subnormals, random bits, and the edge of the range."""
+    values = every_value(name)
+    grid = np.unique(finite_values(name)).astype(np.float64)
+    half = ((grid[1:] + grid[:-1]) / 2).astype(np.float32)
+    infinity = np.float32(np.inf)
+    # The lowest fraction bits are masked: at the top of float32 a random number is a NaN of arbitrary payload.
+    random = RNG.integers(0, 2**32, 20_000, dtype=np.uint32).view(np.float32)
+    return np.concatenate(
+        [
+            values,
+            half,
+            np.nextafter(half, infinity),
+            np.nextafter(half, -infinity),
+            random,
+            RNG.integers(0, 2**24, 5_000, dtype=np.uint32).view(np.float32),
+            (grid[-1] * RNG.uniform(0.9, 1.2, 2_000)).astype(np.float32),
+            (RNG.standard_normal(20_000) * 10.0 ** RNG.uniform(-8, 5, 20_000)).astype(np.float32),
+        ]
+    )
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", FLOATS)
+def test_rounding_is_that_of_ml_dtypes_bit_for_bit(name):
+    dtype = numpy_dtype(name)
+    x = hard_numbers(name)
+    rounded = np.asarray(jax.jit(lambda x: rq.nearest_round(x, dtype))(x))
+    expected = x.astype(dtype)
+    if name.startswith("float6"):  # no JAX dtype: the values in float32
+        assert rounded.dtype == np.float32
+        expected = expected.astype(np.float32)
+    assert rounded.dtype == expected.dtype
+    unsigned = codes_dtype(rounded.dtype)
+    np.testing.assert_array_equal(rounded.view(unsigned), expected.view(unsigned))
+    # The other way, from the format's own array: every number comes back as it was.
+    if not name.startswith("float6"):
+        narrow = every_value(name).astype(dtype)
+        again = np.asarray(jax.jit(lambda x: rq.nearest_round(x, "float32"))(narrow))
+        np.testing.assert_array_equal(again.view(np.uint32), narrow.astype(np.float32).view(np.uint32))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", FLOATS)
+def test_survival_of_every_value_is_that_of_ml_dtypes(name):
+    """For each weight of the format and updates from far below to far above its gap."""
+    dtype = numpy_dtype(name)
+    weights = np.unique(finite_values(name))
+    gap = np.asarray(rq.spacing(weights, name)).astype(np.float64)
+    parts = np.array([-3.0, -1.0, -0.5, -0.49999997, -0.25, -1e-3, 0.0, 0.2, 0.5, 0.50000006, 0.75, 1.0, 1e4])
+    w, parts = (a.ravel() for a in np.meshgrid(weights, parts, indexing="ij"))
+    update = (np.repeat(gap, 13) * parts).astype(np.float32)
+    keep = np.isfinite(update)
+    w, update = w[keep], update[keep]
+    kept = np.asarray(jax.jit(lambda w, update: rq.survival(w, update, name))(w, update))
+    assert kept.dtype == np.float32
+    np.testing.assert_array_equal(kept, ((w + update).astype(dtype) != w.astype(dtype)).astype(np.float32))
+
+    chance = np.asarray(jax.jit(lambda w, update: rq.survival(w, update, name, rounding="stochastic"))(w, update))
+    ordered = np.concatenate([weights, [np.inf]]).astype(np.float64)
+    at = np.searchsorted(weights, w)
+    ahead = np.where(update > 0, ordered[at + 1], np.where(at > 0, ordered[at - 1], -np.inf))
+    expected = np.minimum(1, np.abs(update.astype(np.float64)) / np.abs(ahead - w))
+    inner = np.isfinite(ahead)
+    np.testing.assert_allclose(chance[inner], expected[inner], rtol=1e-6, atol=2.0**-149)
+    if name in SATURATING:
+        assert not chance[~inner].any()
+
+
+def test_addition_keeps_subnormals():
+    """Compiled addition on a CPU reads subnormal operands as zero; NumPy does not."""
+    near = RNG.integers(0, 1 << 25, 20_000, dtype=np.uint32) | (RNG.integers(0, 2, 20_000, dtype=np.uint32) << 31)
+    bits = np.concatenate([near, RNG.integers(0, 2**32, 20_000, dtype=np.uint32)])
+    other = np.concatenate([RNG.permutation(near), bits[20_000:] ^ RNG.integers(0, 1 << 12, 20_000, dtype=np.uint32)])
+    x, y = bits.view(np.float32), other.view(np.float32)
+    with np.errstate(all="ignore"):
+        expected = x + y
+    total = np.asarray(jax.jit(add_float32)(bits, other))
+    nan = np.isnan(expected)
+    np.testing.assert_array_equal(np.isnan(total.view(np.float32)), nan)
+    np.testing.assert_array_equal(total[~nan], expected.view(np.uint32)[~nan])
+
+
+def test_no_excess_precision_through_a_fused_update():
+    """The product of an update is rounded to float32 before it is added, though the compiler could fuse the two."""
+    w = RNG.uniform(1, 2, 50_000).astype(ml_dtypes.bfloat16)
+    gradient = RNG.standard_normal(50_000).astype(np.float32)
+    rate = np.float32(0.01)
+    with jax.numpy_dtype_promotion("standard"):
+        kept = jax.jit(lambda w, g, rate: rq.survival(w, -rate * g, "bfloat16"))(w, gradient, rate)
+    expected = (w.astype(np.float32) + -rate * gradient).astype(ml_dtypes.bfloat16) != w
+    np.testing.assert_array_equal(np.asarray(kept) == 1, expected)
+
+
+@pytest.mark.parametrize("name, low, high", [("int8", -128, 127), ("int4", -8, 7), ("int2", -2, 1)])
+def test_integers_with_a_scale(name, low, high):
+    x = (RNG.standard_normal(20_000) * 0.4 * high).astype(np.float32) * np.float32(0.03)
+    scale = np.float32(0.03)
+    # np.rint is to nearest even, and ml_dtypes' casts to int4 truncate: round and clip first.
+    expected = (
+        np.clip(np.rint(x / scale), low, high).astype(getattr(ml_dtypes, name, np.int8)).astype(np.float32) * scale
+    )
+    np.testing.assert_array_equal(jax.jit(lambda x: rq.nearest_round(x, name, scale=scale))(x), expected)
+    default = np.float32(np.max(np.abs(x))) / np.float32(high)
+    expected = np.clip(np.rint(x / default), low, high).astype(np.float32) * default
+    np.testing.assert_array_equal(jax.jit(lambda x: rq.nearest_round(x, name))(x), expected)
+
+    w = np.float32(0.5) * np.arange(low, high + 1).astype(np.float32)
+    for update in (0.24, 0.25, 0.26, -0.24, -0.25, -0.26, -0.75):
+        kept = rq.survival(w, np.float32(update), name, scale=0.5)
+        after = np.clip(np.rint((w + np.float32(update)) / 0.5), low, high)
+        np.testing.assert_array_equal(kept, after != w / 0.5)
+        chance = np.asarray(rq.survival(w, np.float32(update), name, rounding="stochastic", scale=0.5))
+        edge = w / 0.5 == (high if update > 0 else low)
+        np.testing.assert_allclose(chance, np.where(edge, 0, min(1, abs(update) / 0.5)), rtol=1e-6)
+
+
+def test_a_scale_on_a_float_format():
+    x = RNG.standard_normal(1000).astype(np.float32)
+    expected = (x / np.float32(0.25)).astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * np.float32(0.25)
+    rounded = rq.nearest_round(x, "float8_e4m3fn", scale=0.25)
+    np.testing.assert_array_equal(rounded, expected)
+    update = 0.02 * RNG.standard_normal(1000).astype(np.float32)
+    for rounding in ("nearest", "stochastic"):
+        kept = rq.survival(rounded, update, "float8_e4m3fn", scale=0.25, rounding=rounding)
+        plain = rq.survival(4 * rounded, 4 * update, "float8_e4m3fn", rounding=rounding)
+        np.testing.assert_array_equal(kept, plain)
+
+
+def test_bfloat16_at_one():
+    updates = np.array([0.00390625, 0.00391, -0.001953, -0.00196])
+    after = [1, 1.0078125, 1, 0.99609375]
+    np.testing.assert_array_equal(rq.survival(1.0, updates, jnp.bfloat16), [0, 1, 0, 1])
+    np.testing.assert_array_equal(rq.nearest_round(1 + updates, jnp.bfloat16).astype(jnp.float64), after)
+    assert rq.survival(1, -1e-3, "bfloat16", rounding="stochastic") == pytest.approx(0.256)
+
+
+def test_a_hundred_small_steps():
+    """100 updates of -1e-3 from 1: lost by rounding to nearest, kept on average by stochastic rounding."""
+
+    @jax.jit
+    def walk(key):
+        def step(w, key):
+            total = w.astype(jnp.float32) - jnp.float32(1e-3)
+            return rq.stochastic_round(total, jnp.bfloat16, key), None
+
+        return jax.lax.scan(step, jnp.ones(4096, jnp.bfloat16), jax.random.split(key, 100))[0].astype(jnp.float32)
+
+    @jax.jit
+    def still(w):
+        step = lambda w, _: (rq.nearest_round(w.astype(jnp.float32) - jnp.float32(1e-3), jnp.bfloat16), None)
+        return jax.lax.scan(step, w, None, length=100)[0]
+
+    ends = walk(jax.random.key(0))
+    assert float(still(jnp.ones((), jnp.bfloat16))) == 1.0
+    assert float(jnp.mean(ends)) == pytest.approx(0.9, abs=1e-3)
+    # Twice the diffusion per step, times 100 steps, is the variance; the gap below 1 is 2^-8.
+    assert float(jnp.var(ends)) == pytest.approx(200 * float(rq.rounding_diffusion(1e-3, 2.0**-8)), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "name", ["bfloat16", "float16", "float8_e4m3fn", "float8_e5m2fnuz", "float6_e3m2fn", "float4_e2m1fn", "int4"]
+)
+def test_stochastic_rounding_keeps_the_mean(name):
+    """At points within normal and subnormal ranges, also far below the smallest number of the format."""
+    smallest = 0.5 if name == "int4" else float(np.min(finite_values(name)[finite_values(name) > 0]))
+    points = np.array([smallest * 0.01, smallest * 0.3, -smallest * 2.2, 1.1, -2.7, 3.0]).astype(np.float32)
+    if name == "bfloat16":
+        points[:3] = [0.3, 1e-30, -1e-37]
+    draw = jax.jit(lambda x, key: rq.stochastic_round(x, name, key, scale=0.5 if name == "int4" else None))
+    n = 40_000
+    rounded = np.asarray(draw(np.tile(points, (n, 1)), jax.random.key(1))).astype(np.float64)
+    low, high = rounded.min(axis=0), rounded.max(axis=0)
+    assert np.all((low <= points) & (points <= high))
+    deviation = np.sqrt((high - points) * (points - low))  # exact for a two-point law of this mean
+    assert np.all(np.abs(rounded.mean(axis=0) - points) <= 4 * deviation / np.sqrt(n))
+    assert np.all(np.asarray([np.unique(c).size for c in rounded.T]) <= 2)
+    # No noise for a number of the format, nor for infinities and NaN.
+    exact = np.asarray(rq.nearest_round(points, name, scale=0.5 if name == "int4" else None)).astype(np.float32)
+    again = np.asarray(draw(exact, jax.random.key(2))).astype(np.float32)
+    np.testing.assert_array_equal(again, exact)
+
+
+def test_survival_of_uniform_weights():
+    """Relative steps r = .003 on [1, 2): nearest loses those below half a gap, 2^-8/r."""
+    grid = 1 + np.arange(128) / 128
+    assert float(jnp.sum(rq.survival(grid, 0.003 * grid, "bfloat16"))) == 89
+    w = np.linspace(1, 2, 200_000, endpoint=False)
+    kept = np.asarray(rq.survival(w, 0.003 * w, "bfloat16"))
+    # Weights that round to 2 face the wider gap above it; without them the law of continuous weights.
+    below = w < 2 - 2.0**-8
+    assert kept[below].sum() / w.size + np.mean(~below) == pytest.approx(2 - 2.0**-8 / 0.003, abs=2e-4)
+    assert not kept[~below].any()
+
+
+def test_dithered_rounding():
+    """The closed form at three noises, its defining sum, and gradients where it changes its series."""
+    ratios = rq.dithered_step(0.1, np.array([0.25, 0.5, 1.0])) / 0.1
+    np.testing.assert_allclose(ratios, [0.466, 0.987, 1.0], atol=5e-4)
+    from scipy.stats import norm
+
+    mean, std = (a.ravel() for a in np.meshgrid([-3.3, -0.5, 1e-3, 0.49, 7.0], [0.1, 0.3, 0.34, 0.36, 0.8, 2.0]))
+    k = np.arange(-60, 61)[:, None]
+    sums = np.sum(k * (norm.cdf((k + 0.5 - mean) / std) - norm.cdf((k - 0.5 - mean) / std)), axis=0)
+    step = jax.jit(rq.dithered_step)
+    np.testing.assert_allclose(step(0.25 * mean, 0.25 * std, 0.25), 0.25 * sums, rtol=1e-12, atol=1e-15)
+    narrow = step(mean.astype(np.float32), std.astype(np.float32), np.float32(1))
+    assert narrow.dtype == jnp.float32
+    np.testing.assert_allclose(narrow, sums, rtol=1e-5)
+    # No noise: rounding to nearest even.
+    np.testing.assert_array_equal(step(np.array([0.4, 0.5, 1.5, -0.6]), 0.0, 1.0), [0, 0, 2, -1])
+    assert float(jax.grad(rq.dithered_step)(0.0, 0.25)) == pytest.approx(0.43192778, rel=1e-6)
+    assert jax.grad(rq.dithered_step, argnums=(0, 1))(0.3, 0.0) == (0.0, 0.0)
+    noise = 0.3 + 0.2 * jax.random.normal(jax.random.key(0), (200_000,))
+    assert float(jnp.mean(jnp.rint(noise))) == pytest.approx(float(rq.dithered_step(0.3, 0.2)), abs=4e-3)
+
+
+def test_gradients():
+    assert_gradients(
+        [
+            (lambda m: rq.dithered_step(m, 0.25), 0.1),
+            (lambda m: rq.dithered_step(m, 0.25), 0.5),
+            (lambda m: rq.dithered_step(m, 0.5), -1.3),
+            (lambda s: rq.dithered_step(0.1, s), 0.2),
+            (lambda s: rq.dithered_step(0.1, s), 0.6),
+            (lambda u: rq.dithered_step(0.1, 0.3, u), 1.1),
+            (lambda d: rq.rounding_diffusion(d, 0.5), 0.2),
+            (lambda d: rq.rounding_diffusion(d, 0.5), -0.8),
+            (lambda u: rq.rounding_diffusion(0.2, u), 0.5),
+            (lambda d: rq.survival(1.0, d, "bfloat16", rounding="stochastic"), 1e-3),
+            (lambda d: rq.survival(1.0, d, "bfloat16", rounding="stochastic"), -1e-3),
+            (lambda d: rq.survival(1.0, d, "bfloat16", rounding="stochastic"), 0.1),
+            (lambda d: rq.survival(1.0, d, "int8", rounding="stochastic", scale=0.01), 4e-3),
+            (
+                lambda d: (
+                    rq.report(
+                        {"w": jnp.ones(2)}, {"w": jnp.stack([d, 1e-3])}, "bfloat16", rounding="stochastic"
+                    ).fraction
+                ),
+                2e-3,
+            ),
+        ]
+    )
+    slope = jax.grad(lambda d: rq.survival(jnp.float32(1), d, "bfloat16", rounding="stochastic"))(jnp.float32(-1e-3))
+    assert slope == -256
+    assert jax.grad(lambda d: rq.survival(1.0, d, "bfloat16"))(0.01) == 0
+    # A subnormal gap: no NaN.
+    assert (
+        jax.grad(lambda d: rq.survival(jnp.float32(0), d, "bfloat16", rounding="stochastic"))(jnp.float32(1e-30)) == 0
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(-6, 6), st.floats(0, 1), st.booleans())
+def test_survival_properties(w, part, up):
+    """Between 0 and 1, rising with |update|, certain from a whole gap on, nothing for no update; vmap equals the loop."""
+    for name in ("bfloat16", "float8_e4m3fn", "float6_e3m2fn"):
+        value = float(rq.nearest_round(w, name).astype(jnp.float32))
+        gap = float(rq.spacing(value, name, direction=1.0 if up else -1.0))
+        updates = (1 if up else -1) * gap * np.array([0.0, 0.4 * part, part, 1.0, 1.5])
+        for rounding in ("nearest", "stochastic"):
+            law = _survivals(name, rounding)
+            chance = np.asarray(law(value, updates))
+            assert np.all((chance >= 0) & (chance <= 1)) and np.all(np.diff(chance) >= 0)
+            assert chance[0] == 0 and chance[-2:].all()
+            np.testing.assert_array_equal(law(-value, -updates), chance)
+
+
+@functools.cache
+def _survivals(name, rounding):
+    return jax.jit(jax.vmap(lambda w, update: rq.survival(w, update, name, rounding=rounding), in_axes=(None, 0)))
+
+
+def test_report():
+    params = {
+        "a": RNG.standard_normal((50, 40)).astype(np.float32),
+        "b": [RNG.standard_normal(30), 0.7],
+        "n": np.arange(3),
+    }
+    scaled = lambda x: (3e-3 * RNG.standard_normal(np.shape(x)) * 10.0 ** RNG.uniform(-1, 1, np.shape(x))).astype(
+        np.float32
+    )
+    updates = {"a": scaled(params["a"]), "b": [scaled(params["b"][0]), np.float32(0)], "n": np.zeros(3)}
+    for rounding in ("nearest", "stochastic"):
+        outcome = jax.jit(lambda p, u, rounding=rounding: rq.report(p, u, "bfloat16", rounding=rounding))(
+            params, updates
+        )
+        w = np.concatenate([params["a"].ravel(), params["b"][0], [0.7]])
+        d = np.concatenate([updates["a"].ravel(), updates["b"][0], [0.0]]).astype(np.float32)
+        q = np.asarray(rq.survival(w, d, "bfloat16", rounding=rounding), np.float64)
+        size = np.abs(d.astype(np.float64))
+        assert outcome.fraction == pytest.approx(q.sum() / 2030, rel=1e-6)
+        assert outcome.fraction_abs == pytest.approx((q * size).sum() / size.sum(), rel=1e-6)
+        assert outcome.fraction_squared == pytest.approx((q * size**2).sum() / (size**2).sum(), rel=1e-6)
+        assert (outcome.size, outcome.nonzero, outcome.overflows, outcome.excluded) == (2031, 2030, 0, 0)
+    assert outcome.fraction < outcome.fraction_abs < outcome.fraction_squared
+
+
+def test_report_counts_what_it_leaves_out():
+    params = {"w": jnp.array([1.0, jnp.nan, 1e9, 440.0, 1.0, 2.0])}
+    updates = {"w": jnp.array([1.0, 1.0, 1.0, 100.0, jnp.inf, 0.0])}
+    outcome = rq.report(params, updates, "float8_e4m3fn")
+    assert (outcome.size, outcome.nonzero, outcome.overflows, outcome.excluded) == (6, 2, 1, 3)
+    assert (outcome.fraction, outcome.fraction_abs, outcome.fraction_squared) == (1, 1, 1)
+    still = rq.report({"w": jnp.ones(3)}, {"w": jnp.zeros(3)}, "float16")
+    assert (still.fraction, still.fraction_abs, still.fraction_squared, still.nonzero) == (0, 0, 0, 0)
+    empty = rq.report({}, {}, "float16")
+    assert (empty.fraction, empty.size) == (0, 0)
+
+
+def test_report_in_float32(float32):
+    """Sums do not underflow, each leaf may answer for its own dtype, and a bfloat16 network is reported in float32."""
+    params = {"low": jnp.ones(1000, jnp.bfloat16), "high": jnp.ones(1000)}
+    updates = {"low": jnp.full(1000, 1e-3), "high": jnp.full(1000, 1e-3)}
+    outcome = rq.report(params, updates)
+    assert outcome.fraction.dtype == jnp.float32
+    assert outcome.fraction == 0.5
+    tiny = rq.report({"w": jnp.zeros(10)}, {"w": jnp.full(10, 1e-30)}, "bfloat16")
+    assert (tiny.fraction, tiny.fraction_abs, tiny.fraction_squared) == (1, 1, 1)
+    assert rq.survival(1.0, 1e-3, "bfloat16", rounding="stochastic") == pytest.approx(0.128)
+    text = jax.jit(rq.report, static_argnums=2).lower(params, updates, "bfloat16").as_text()
+    assert "callback" not in text and "custom_call" not in text
+
+
+def test_lowers_for_accelerators():
+    def all_of_it(w, update, key):
+        outcome = rq.report([w], [update], "float8_e4m3fn", rounding="stochastic")
+        return outcome, rq.stochastic_round(w, "bfloat16", key), rq.dithered_step(update, 0.1)
+
+    arguments = jnp.ones(8, jnp.float32), jnp.ones(8, jnp.float32), jax.random.key(0)
+    import equinox as eqx  # noqa: F401
+
+    jax.jit(lambda w, u, k: all_of_it(w, u, k)[:2]).trace(*arguments).lower(lowering_platforms=("cuda", "tpu"))
+
+
+def test_refusals():
+    law = lambda w, d: rq.survival(w, d, "float8_e4m3fn")
+    assert_refused(
+        [
+            (
+                lambda x: law(x, 0.1),
+                np.nan,
+                "Argument `weight` must fit into float8_e4m3fn, but it is not a number",
+                1.0,
+            ),
+            (lambda x: law(x, 0.1), 1e6, "beyond the largest number of float8_e4m3fn.*wider format", 1.0),
+            (lambda x: rq.survival(x, 0.1, "float4_e2m1fn"), np.inf, "beyond the largest", 1.0),
+            (lambda x: rq.survival(x, 0.1, "int4", scale=1.0), 9.0, "beyond the largest", 1.0),
+            (lambda x: law(1.0, x), np.inf, "Argument `update` must be finite", 1.0),
+            (lambda x: rq.survival(1.0, 0.1, "int8", scale=x), 0.0, "Argument `scale` must be positive", 1.0),
+            (lambda x: rq.nearest_round(1.0, "int8", scale=x), -1.0, "Argument `scale` must be positive", 1.0),
+            (lambda x: rq.dithered_step(x, 1.0), np.nan, "Argument `mean` must be finite", 0.1),
+            (lambda x: rq.dithered_step(0.1, x), -1.0, "Argument `std` must be non-negative", 0.0),
+            (lambda x: rq.dithered_step(0.1, 1.0, x), 0.0, "Argument `spacing` must be positive", 0.1),
+            (lambda x: rq.rounding_diffusion(x), np.inf, "Argument `update` must be finite", 0.1),
+            (lambda x: rq.rounding_diffusion(0.1, x), -1.0, "Argument `spacing` must be positive", 0.1),
+        ]
+    )
+    for bad in ("float7", "float64", np.float64, "brain", object()):
+        with pytest.raises(ValueError, match="Argument `dtype` must be one of .*bfloat16.*but it is"):
+            rq.survival(1.0, 0.1, bad)
+    with pytest.raises(ValueError, match="Argument `rounding` must be one of"):
+        rq.survival(1.0, 0.1, "bfloat16", rounding="up")
+    with pytest.raises(ValueError, match="Argument `rounding` must be one of"):
+        rq.report({}, {}, "bfloat16", rounding="up")
+    with pytest.raises(ValueError, match="Argument `update` must have the shape of `weight`"):
+        rq.survival(jnp.ones(2), jnp.ones(3), "bfloat16")
+    with pytest.raises(ValueError, match="Argument `scale` must be one number"):
+        rq.nearest_round.__wrapped__(jnp.ones(2), "int8", scale=jnp.ones(2))
+    with pytest.raises(ValueError, match="Argument `updates` must have the structure of `params`"):
+        rq.report({"a": 1.0}, {"b": 1.0}, "bfloat16")
+    with pytest.raises(ValueError, match="Argument `updates` must have the shapes of `params`"):
+        rq.report({"a": jnp.ones(2)}, {"a": jnp.ones(3)}, "bfloat16")
+    with pytest.raises(ValueError, match="shapes are `mean` \\(2,\\), `std` \\(3,\\)"):
+        rq.dithered_step(jnp.ones(2), jnp.ones(3))
+    with pytest.raises(ValueError, match="Argument `dtype` must be a floating-point format"):
+        rq.spacing(1.0, "int8")
+    assert rq.survival(jnp.inf, 1.0, "bfloat16") == 0.0

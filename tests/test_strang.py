@@ -1,0 +1,242 @@
+"""Strang splitting: order, mass, positivity, Gibbs, elimination orders, plain diffrax."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import rxjax_solvers as rxs
+from rxjax_solvers import _sweeps as sweeps
+from rxjax_solvers._face_rates import AxisRates
+
+
+def steps(W, p0, h, n):
+    """`n` constant steps by hand, compiled once for any `n`; also the largest error estimate."""
+    solver, term = rxs.Strang(), rxs.GeneratorTerm(W)
+    state = solver.init(term, 0.0, h, p0, None)
+
+    def step(i, carry):
+        p, state, largest = carry
+        t = jnp.asarray(i, p.dtype) * h
+        p, error, _, state, _ = solver.step(term, t, t + h, p, None, state, False)
+        return p, state, jnp.maximum(largest, jnp.sum(jnp.abs(error)))
+
+    return jax.lax.fori_loop(0, n, step, (p0, state, jnp.zeros((), p0.dtype)))
+
+
+def rotating(grid, kT=0.3):
+    """Neither separable nor reversible, so no part of the error vanishes."""
+    drift = lambda x: jnp.array([-4 * x[0] * (x[0] ** 2 - 1) - x[1], -2 * x[1] + x[0] ** 2])
+    return rxs.FokkerPlanck(drift, jnp.array([kT, kT / 2]), grid)
+
+
+SYSTEMS = {
+    "1d": lambda: (rxs.Grid(-2, 2, 64), lambda g: rxs.FokkerPlanck(lambda x: -4 * x**3 + 4 * x, 0.3, g)),
+    "2d": lambda: (rxs.Grid(-2, 2, (24, 20)), rotating),
+    "ring": lambda: (
+        rxs.Grid(0, 6, (16, 18), boundary="periodic"),
+        lambda g: rxs.FokkerPlanck(lambda x: jnp.array([1 + jnp.sin(x[1]), jnp.cos(x[0])]), 0.5, g),
+    ),
+    "3d": lambda: (
+        rxs.Grid(-2, 2, (12, 10, 8)),
+        lambda g: rxs.FokkerPlanck(lambda x: jnp.array([x[1] - x[0], x[2] - x[1], -x[0] - x[2]]), 0.4, g),
+    ),
+    "time": lambda: (
+        rxs.Grid(-2, 2, (20, 16)),
+        lambda g: rxs.FokkerPlanck(
+            rxs.TimeDependent(lambda t, x: jnp.array([jnp.cos(3 * t) - x[0] + x[1], -x[1] - x[0]])),
+            rxs.TimeDependent(lambda t, x: 0.3 + 0.2 * jnp.sin(2 * t)),
+            g,
+            rxs.Ito(),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_second_order_in_time_and_its_error_estimate(name):
+    grid, make = SYSTEMS[name]()
+    W = make(grid)
+    p0 = grid.gaussian(0.5, 0.4)
+
+    run = jax.jit(lambda h, n: steps(W, p0, h, n))
+    ps = [run(0.4 / n, n)[0] for n in (4, 8, 16, 32)]
+    estimates = np.array([run(0.4 / n, 1)[2] for n in (16, 32)])
+    gaps = [float(jnp.sum(jnp.abs(a - b))) for a, b in zip(ps[:-1], ps[1:], strict=True)]
+    orders = np.log2(np.array(gaps[:-1]) / np.array(gaps[1:]))
+    assert np.all((1.8 < orders) & (orders < 2.2)), (gaps, orders)
+    # Approached from below: at large steps the stiff modes reduce it.
+    assert 2.3 < np.log2(estimates[0] / estimates[1]) < 3.3
+
+
+def test_the_error_estimate_is_the_error():
+    grid, make = SYSTEMS["2d"]()
+    W = make(grid)
+    p0 = grid.gaussian(0.5, 0.4)
+    run = jax.jit(lambda h, n: steps(W, p0, h, n))
+    p, _, estimate = run(0.02, 1)
+    error = jnp.sum(jnp.abs(p - run(0.02 / 16, 16)[0]))
+    assert 0.5 < estimate / error < 2
+
+
+SPIKY = {
+    "uniform": lambda grid, key: jnp.ones(grid.shape),
+    "spike": lambda grid, key: jnp.zeros(grid.shape).at[(0,) * grid.dim].set(1.0),
+    "comb": lambda grid, key: jax.random.bernoulli(key, 0.1, grid.shape).astype(grid.lower.dtype) + 1e-30,
+}
+
+
+def guarantee(shape, boundary):
+    """25 steps of 8 on a random potential: rate x step up to 4e5."""
+
+    @jax.jit
+    def run(seed, log_kT, kind):
+        grid = rxs.Grid(-2.0, 2.0, shape, boundary=boundary)
+        c = jax.random.normal(jax.random.key(seed), (4,))
+        V = lambda x: c[0] * jnp.sin(jnp.pi / 2 * x[0]) + c[1] * jnp.cos(jnp.pi * x[-1]) + c[2] * jnp.sum(x**2)
+        W = rxs.FokkerPlanck.from_potential(V, grid, 10.0**log_kT)
+        starts = jnp.stack([make(grid, jax.random.key(seed + 1)) for make in SPIKY.values()])
+        p0 = grid.normalize(starts[kind])
+        p, state, _ = steps(W, p0, jnp.asarray(8.0, p0.dtype), 25)
+        fastest = 8.0 * jnp.max(jnp.stack([jnp.max(r.up + r.down) for r in W.rates]))
+        return grid.integrate(p) - grid.integrate(p0), jnp.min(p), fastest, state.limited
+
+    return run
+
+
+CASES = [((64,), "reflecting"), ((24, 20), "reflecting"), ((20, 16), "periodic")]
+RUNS = {case: guarantee(*case) for case in CASES}
+DRAWS = dict(seed=st.integers(0, 10**6), log_kT=st.floats(-2, 2), kind=st.integers(0, 2))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_mass_is_exact_and_nothing_is_negative(case):
+    seen = []
+
+    @settings(max_examples=15, deadline=None)
+    @given(**DRAWS)
+    def check(seed, log_kT, kind):
+        lost, lowest, fastest, limited = RUNS[case](seed, log_kT, kind)
+        seen.append((float(fastest), int(limited)))
+        assert abs(lost) <= 1e-13
+        assert lowest >= 0
+
+    check()
+    for log_kT in (-2.0, -1.0, 2.0):
+        for kind in range(3):
+            check.hypothesis.inner_test(3, log_kT, kind)
+    fastest, limited = np.max(seen, axis=0)
+    assert fastest > (4e5 if case[0] == (64,) else 3e4)
+    assert limited > 0, "the guarantee was not put to the test"
+
+
+def test_mass_and_positivity_in_float32(float32):
+    for case in CASES[:2]:
+        run = guarantee(*case)
+        for seed, log_kT, kind in ((0, 2.0, 1), (1, -2.0, 0), (2, 0.0, 2)):
+            lost, lowest, _, _ = run(seed, log_kT, kind)
+            assert abs(lost) <= 3e-5 and lowest >= 0
+
+
+def test_lifting_changes_no_more_than_the_error():
+    """What is moved to keep a density positive is bounded by the error that made it negative."""
+    from rxjax_solvers._steppers.strang import _lift
+
+    p = jnp.array([0.5, -1e-3, 0.5, 1e-3])
+    lifted, moved = _lift(p, jnp.sum(p))
+    assert jnp.min(lifted) == 0 and abs(float(jnp.sum(lifted - p))) < 1e-15
+    np.testing.assert_allclose(moved, 1e-3)
+    np.testing.assert_allclose(jnp.sum(jnp.abs(lifted - p)), 2e-3, rtol=1e-2)
+    same, none = _lift(jnp.abs(p), jnp.sum(jnp.abs(p)))
+    assert none == 0 and jnp.all(same == jnp.abs(p))
+    left, _ = _lift(-jnp.abs(p), jnp.zeros(()))
+    assert jnp.all(left == 0)
+
+
+def test_gibbs_law_stays_at_any_step():
+    grid = rxs.Grid(-2, 2, (30, 20))
+    V = lambda x: (x[0] ** 2 - 1) ** 2 + 2 * x[1] ** 2 + x[0] * x[1] / 2
+
+    @jax.jit
+    def run(h):
+        W = rxs.FokkerPlanck.from_potential(V, grid, 0.1)
+        assert W.log_gibbs is not None
+        pi = grid.normalize(jnp.exp(W.log_gibbs - jnp.max(W.log_gibbs)))
+        p, _, errors = steps(W, pi, h, 5)
+        return jnp.sum(jnp.abs(p - pi)) * grid.cell_volume, errors
+
+    for h in (1e-3, 1.0, 1e5):
+        change, errors = run(h)
+        assert change < 1e-12 and errors < 1e-9
+
+
+@pytest.mark.parametrize("n", [2, 3, 7, 12])
+@pytest.mark.parametrize("periodic", [False, True])
+def test_both_orders_of_elimination_solve_the_system(n, periodic):
+    keys = jax.random.split(jax.random.key(n), 4)
+    up, down = (10 ** jax.random.uniform(k, (n, 3), minval=-3, maxval=4) for k in keys[:2])
+    d, g = (jax.random.normal(k, (n, 3)) for k in keys[2:])
+    rates = AxisRates(up, down, periodic)
+    tau = jnp.array(0.7)
+
+    @jax.jit
+    def run():
+        solve = sweeps.implicit(rates, tau)
+        x = solve(d)
+        (xt,) = jax.linear_transpose(solve, d)(g)
+        pivots = sweeps._scan_pivots(up, down)
+        pairs = [
+            (sweeps._reduction_solve(up, down, pivots, d), sweeps._scan_solve(up, down, pivots, d)),
+            (sweeps._reduction_transpose(up, down, pivots, d), sweeps._scan_transpose(up, down, pivots, d)),
+        ]
+        return x, xt, pairs
+
+    x, xt, pairs = run()
+    size = 1 + tau * jnp.max(up + down)
+    assert jnp.max(jnp.abs(x - tau * rates.apply(x) - d)) < 1e-14 * size
+    assert jnp.max(jnp.abs(xt - tau * rates.adjoint(xt) - g)) < 1e-14 * size
+    for reduction, scan in pairs:
+        np.testing.assert_allclose(reduction, scan, rtol=1e-9, atol=1e-12)
+
+
+def test_plain_diffeqsolve_with_constant_and_adaptive_steps():
+    grid, make = SYSTEMS["2d"]()
+    term = rxs.GeneratorTerm(make(grid))
+    p0 = grid.gaussian(0.5, 0.4)
+
+    def run(controller, dt0):
+        return diffrax.diffeqsolve(
+            term,
+            rxs.Strang(),
+            0.0,
+            0.5,
+            dt0,
+            p0,
+            saveat=diffrax.SaveAt(ts=jnp.array([0.1, 0.5])),
+            stepsize_controller=controller,
+        )
+
+    norm = lambda e: jnp.sum(jnp.abs(e)) * grid.cell_volume
+    adaptive = jax.jit(lambda: run(diffrax.PIDController(rtol=0, atol=1e-6, norm=norm), None))()
+    constant = jax.jit(lambda: run(diffrax.ConstantStepSize(), 0.005))()
+    assert 5 < int(adaptive.stats["num_steps"]) < 300
+    np.testing.assert_allclose(adaptive.ys, constant.ys, atol=3e-4)
+    np.testing.assert_allclose(grid.integrate(adaptive.ys), 1, atol=1e-12)
+    assert jnp.min(adaptive.ys) >= 0
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_lowers_for_accelerators(platform):
+    grid = rxs.Grid(jnp.float32(-2), jnp.float32(2), (8, 6), boundary=["reflecting", "periodic"])
+
+    def f(kT, p):
+        W = rxs.FokkerPlanck(lambda x: -x, kT, grid)
+        return steps(W, p, jnp.asarray(0.1, p.dtype), 2)[0]
+
+    p0 = jnp.ones((8, 6), jnp.float32)
+    with rxs.checks_off():
+        text = jax.jit(f).trace(jnp.float32(1), p0).lower(lowering_platforms=(platform,)).as_text()
+    assert "stablehlo" in text
