@@ -132,7 +132,8 @@ def gradient_rows(shape, t=END):
 
     forward, both = jax.jit(scalar), jax.jit(jax.value_and_grad(scalar, argnums=(0, 1)))
     run = lambda f: lambda: jax.block_until_ready(f(KT, 1.0))
-    run(forward)(), run(both)()
+    run(forward)()
+    run(both)()
     one, two = median_seconds(run(forward), 5), median_seconds(run(both), 5)
     return ["x".join(map(str, shape)), f"{one:.3f}", f"{two:.3f}", f"{two / one:.2f}"]
 

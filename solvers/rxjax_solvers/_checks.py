@@ -60,11 +60,8 @@ def require(
     known = [(bad, what) for bad, what in faults if not is_traced(bad)]
     for bad, what in known:
         if np.any(np.asarray(bad)):
-            value = (
-                np.array2string(np.asarray(x), threshold=8, precision=6)
-                if shown is None and not is_traced(x)
-                else shown
-            )
+            if shown is None and not is_traced(x):
+                shown = np.array2string(np.asarray(x), threshold=8, precision=6)
             raise ValueError(f"{head} {what}{'' if shown is None else f': got {shown}'}.{tail}")
     traced = [(bad, what) for bad, what in faults if is_traced(bad)]
     if not traced or not _RUN_TIME_CHECKS.get():

@@ -30,7 +30,7 @@ class DensityController(diffrax.AbstractAdaptiveStepSizeController[Any, Any]):
     step_ts: Float[Array, "times"] | None = None
 
     @staticmethod
-    def norm(y) -> Array:
+    def norm(y) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
         return jnp.sum(jnp.abs(y))
 
     def wrap(self, direction):

@@ -193,7 +193,7 @@ def _rates(drift: Any, diffusion: Any, grid: Grid, convention: AbstractConventio
 
     def drift_at(points, axis):
         if not callable(drift):
-            value = finite(drift, "drift")
+            value = finite(jnp.asarray(drift), "drift")
             return jnp.broadcast_to(value if value.ndim == 0 else value[axis], points.shape[:-1])
         return finite(evaluate(drift, points, "drift", [vector])[..., axis], "drift")
 

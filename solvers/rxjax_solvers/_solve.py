@@ -93,7 +93,7 @@ def solve(
         atol = 1e-6 if p0.dtype == jnp.float64 else 1e-5
     if stepsize_controller is None:
         landing = ts if saveat is None else None
-        stepsize_controller = DensityController(rtol=rtol, atol=atol, step_ts=landing)
+        stepsize_controller = DensityController(rtol=rtol, atol=atol, step_ts=landing)  # pyright: ignore[reportCallIssue]
     if saveat is None:
         saveat = diffrax.SaveAt(ts=ts)
     if ts.shape[0] == 1:
