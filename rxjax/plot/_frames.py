@@ -35,7 +35,14 @@ class Frames:
     def title(self, i: int) -> str:
         steps = self.steps[i]
         count = f"{steps:,.0f}" if steps >= 1 or steps == 0 else f"{steps:.2g}"
-        return f"t = {self.ts[i]:.3g}  ({count} step{'' if count == '1' else 's'})"
+        return f"t = {short(self.ts[i])}  ({count} step{'' if count == '1' else 's'})"
+
+
+def short(t: float) -> str:
+    """A time in three digits, in powers of ten only where it is very small or large."""
+    if t != 0 and not 1e-4 <= abs(t) < 1e6:
+        return f"{t:.2e}"
+    return np.format_float_positional(t, precision=3, fractional=False, trim="-")
 
 
 def frames(flow: Flow, axes: Sequence[int] | None = None, names: Sequence[str] | None = None) -> Frames:
