@@ -40,9 +40,7 @@ def basins(energy: Shaped[ArrayLike, "*shape"], grid: Grid, depth: float = 0.0) 
     """
     values = np.asarray(energy)
     if values.shape != grid.shape:
-        raise ValueError(
-            f"Argument `energy` must have the grid's shape {grid.shape}, but it has shape {values.shape}."
-        )
+        raise ValueError(f"Argument `energy` must have the grid's shape {grid.shape}, but it has shape {values.shape}.")
     if not np.all(np.isfinite(values)):
         raise ValueError("Argument `energy` must be finite, but it is not.")
     if not (math.isfinite(depth) and depth >= 0):

@@ -127,23 +127,21 @@ def probability_flow(
     drift = NegativeGradient(landscape if _absorbs(grid) else energy)
     solution = solve(FokkerPlanck(drift, diffusion, grid, convention), p0, ts, **options)
     ts = jnp.asarray(ts, dtype)
-    per_axis = (
-        noise
-        if noise.ndim in (0, 1)
-        else jnp.sum(
-            (noise if noise.ndim > grid.dim else noise[..., None]) * p0[..., None] * grid.cell_volume,
-            axis=tuple(range(grid.dim)),
-        )
-    )
+    # Averaged over the first density where it depends on place, then over the axes.
+    if not callable(covariance):
+        mean_noise = jnp.mean(noise)
+    else:
+        over_axes = jnp.mean(noise, axis=-1) if noise.ndim > grid.dim else noise
+        mean_noise = grid.integrate(over_axes * p0)
     curvature = [_mean_curvature(energy, solution.ps[-1], grid, axis) for axis in range(grid.dim)]
     eta_h = rate * jnp.max(jnp.stack(curvature))
     return Flow(
         ts=ts,
         steps=ts / rate,
         ps=solution.ps,
-        loss=grid.integrate(solution.ps * energy),
+        loss=grid.integrate(solution.ps * energy[None]),
         energy=energy,
-        temperature=factor * jnp.mean(per_axis),
+        temperature=factor * mean_noise,
         eta_h=eta_h,
         valid=eta_h <= _VALID_ETA_H,
         grid=grid,

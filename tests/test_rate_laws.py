@@ -99,7 +99,6 @@ def test_gradients():
         cases.append((lambda x, law=law: law.log_factor(-x, 0.3 + x), 0.6))
         cases.append((lambda x, law=law: law.log_equilibrium(x, x, entropy=x, k=1 + x), 0.6))
         cases.append((lambda x, law=law: law.energy_change(loss, jnp.array([x, 1.0]), jnp.array([0.2, x])), 0.6))
-    cases = [case for case in cases if abs(float(jax.grad(case[0])(case[1]))) > 0]
     assert_gradients(cases)
 
 

@@ -24,9 +24,7 @@ def numbers(text: str | None, option: str, dim: int | None = None) -> tuple[floa
         if not math.isfinite(value):
             raise Refusal(f"Argument `{option}` must be finite, but it is {text!r}.")
     if dim is not None and len(values) not in (1, dim):
-        raise Refusal(
-            f"Argument `{option}` must hold one number or {dim}, one for each axis, but it holds {len(values)}: {text!r}."
-        )
+        raise Refusal(f"Argument `{option}` must hold one number or {dim}, one for each axis, but it is {text!r}.")
     return values
 
 

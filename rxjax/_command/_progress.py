@@ -55,13 +55,19 @@ class Stages:
 @contextmanager
 def stages(console: Console) -> Iterator[Stages]:
     """The line of stages, gone at the end."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         yield Stages(progress)
 
 
 def interruptible(fn: Callable[[], _T]) -> _T:
-    """`fn()` in a thread of its own, so that Ctrl-C is heard while compiled code runs; the thread is then left behind."""
+    """`fn()` in a thread of its own, so that Ctrl-C is heard while compiled code runs and leaves it behind."""
     outcome: dict[str, Any] = {}
 
     def work():

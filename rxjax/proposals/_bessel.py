@@ -21,6 +21,7 @@ _LEAST_ORDER = 16
 _TERMS = 10
 
 
+@partial(jax.jit, static_argnums=1)
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def log_bessel(y: Float[Array, "..."], dim: int) -> Float[Array, "..."]:
     r"""$\log F_{d/2}(\sqrt{y})$ for `y >= 0`: the log moment generating function of the unit ball at squared tilt `y`.
@@ -37,12 +38,13 @@ def log_bessel(y: Float[Array, "..."], dim: int) -> Float[Array, "..."]:
     return total
 
 
-@log_bessel.defjvp
+@log_bessel.__wrapped__.defjvp
 def _log_bessel_jvp(dim, primals, tangents):
     (y,), (dy,) = primals, tangents
     return log_bessel(y, dim), log_bessel_slope(y, dim) * dy / 2
 
 
+@partial(jax.jit, static_argnums=1)
 def log_bessel_slope(y: Float[Array, "..."], dim: int) -> Float[Array, "..."]:
     r"""$h = I_{d/2+1}(x) / (x\,I_{d/2}(x))$ at $x = \sqrt{y}$, twice the derivative of [`log_bessel`][] by `y`."""
     half = dim / 2

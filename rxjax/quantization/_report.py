@@ -40,7 +40,7 @@ class SurvivalReport(eqx.Module):
 _TILE = 1024  # a plain float32 sum of 10^8 terms stops growing; one over tiles does not
 
 
-def _tiled(x: Shaped[Array, "..."], fill: float) -> Shaped[Array, "..."]:
+def _tiled(x: Shaped[Array, "..."], fill: int) -> Shaped[Array, "..."]:
     """`x` with a last axis of at most `_TILE`, filled up where it must be."""
     x = x.reshape(-1) if x.ndim == 0 else x
     length = x.shape[-1]
