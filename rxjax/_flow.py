@@ -93,8 +93,8 @@ def probability_flow(
         >>> settings = rx.Hyperparameters(learning_rate=0.02, batch_size=1, dataset_size=1000)
         >>> grid = rx.solvers.Grid(-2.0, 2.0, 128)
         >>> flow = rx.probability_flow(well, settings, 20.0, grid, grid.gaussian(-1.0, 0.2), jnp.linspace(0, 10, 3))
-        >>> print(flow.steps, flow.temperature.round(3), flow.loss.round(3))
-        [  0. 250. 500.] 0.2 [0.165 0.113 0.113]
+        >>> print(flow.steps, f"{flow.temperature:.2f}", [f"{loss:.3f}" for loss in flow.loss])
+        [  0. 250. 500.] 0.20 ['0.165', '0.113', '0.113']
 
         ```
     """

@@ -3,7 +3,6 @@
 import doctest
 import importlib
 import os
-import pkgutil
 from pathlib import Path
 
 import jax
@@ -11,21 +10,13 @@ import nbclient
 import nbformat
 import pytest
 
-import rxjax
-import rxjax_solvers
-
 ROOT = Path(__file__).parent.parent
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-MODULES = [
-    info.name
-    for package in (rxjax, rxjax_solvers)
-    for info in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
-    if not info.name.endswith("__main__")
-]
 WITH_EXAMPLES = [
-    name
-    for name in MODULES
-    if ">>> " in Path(importlib.util.find_spec(name).origin).read_text()  # pyright: ignore
+    ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__")
+    for source, package in ((ROOT, "rxjax"), (ROOT / "solvers", "rxjax_solvers"))
+    for path in sorted((source / package).rglob("*.py"))
+    if ">>> " in path.read_text()
 ]
 PAGES = [p for p in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")] if ">>> " in p.read_text()]
 

@@ -48,7 +48,7 @@ def rows(run: Run) -> dict[str, str]:
         **run.ready.facts,
         "grid": f"{' x '.join(map(str, flow.grid.shape))} cells, {flow.ps.dtype.name}",
         "time": f"{short(float(flow.ts[-1]))} = {float(flow.steps[-1]):,.0f} SGD steps",
-        "solver steps": f"{int(flow.stats['num_accepted_steps'])}, {int(flow.stats['num_rejected_steps'])} more rejected",
+        "solver steps": f"{int(flow.stats['num_accepted_steps'])} and {int(flow.stats['num_rejected_steps'])} rejected",
         ("mass left" if absorbs else "mass error"): (
             f"{mass[-1]:.6f}" if absorbs else f"{np.max(np.abs(mass - mass[0])):.1e}"
         ),

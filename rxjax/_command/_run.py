@@ -145,7 +145,7 @@ def _check(flow: Flow) -> None:
     """Refuse a solve that did not arrive or did not stay finite."""
     if not bool(flow.result == diffrax.RESULTS.successful):
         raise Refusal(
-            f"The solve did not reach the end: {' '.join(diffrax.RESULTS[flow.result].split())}  Give a shorter --time, "
+            f"The solve stopped: {' '.join(diffrax.RESULTS[flow.result].split())}  Give a shorter --time, "
             "a coarser --shape or --precision 64."
         )
     if not bool(jnp.all(jnp.isfinite(flow.ps))):
