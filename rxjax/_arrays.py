@@ -5,7 +5,10 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
+from ._known import at_once_if_known
 
+
+@at_once_if_known
 def real_arrays(**named: ArrayLike) -> list[Array]:
     """The arguments, in order, as real floating-point arrays.
 

@@ -10,8 +10,10 @@ from jaxtyping import Array, ArrayLike
 from rxjax_solvers._checks import finite, is_traced, non_negative, require
 
 from ._arrays import real_array, summation_dtype
+from ._known import at_once_if_known
 
 
+@at_once_if_known
 def check_covariance(covariance: ArrayLike, name: str = "covariance", dim: int | None = None) -> Array:
     """`covariance` if it is finite and positive semi-definite.
 
@@ -44,6 +46,7 @@ def check_covariance(covariance: ArrayLike, name: str = "covariance", dim: int |
     return require(c, name, "be positive semi-definite", faults, "No noise has a negative variance.", shown)
 
 
+@at_once_if_known
 def check_symmetric(matrix: Array, name: str) -> Array:
     """A square `matrix` if it is finite and symmetric to rounding."""
     matrix = finite(matrix, name)

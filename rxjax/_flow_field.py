@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from rxjax_solvers._checks import finite, positive
-
 from ._arrays import real_array, real_arrays, summation_dtype
+from ._known import finite, positive
 from ._limits import exponential
 from ._rates import log_attempt_frequency
 from .proposals import AbstractProposal

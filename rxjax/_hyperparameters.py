@@ -5,9 +5,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from rxjax_solvers._checks import one_of, positive, require
+from rxjax_solvers._checks import one_of, require
 
 from ._arrays import real_arrays
+from ._known import at_once_if_known, positive
 
 SAMPLING = ("with_replacement", "without_replacement", "epoch")
 
@@ -72,6 +73,7 @@ class Hyperparameters(eqx.Module):
         return jax.tree.map(lambda x: 0 if x.ndim else None, self)
 
 
+@at_once_if_known
 def check_count(x: ArrayLike, name: str) -> Array:
     """`x` if it can be a number of examples."""
     return require(
@@ -79,6 +81,7 @@ def check_count(x: ArrayLike, name: str) -> Array:
     )
 
 
+@at_once_if_known
 def check_batch_size(batch: Array, data: Array, sampling: str) -> Array:
     """`batch` if it is a count, and no more than `data` where no example may be drawn twice."""
     batch = check_count(batch, "batch_size")
@@ -89,6 +92,7 @@ def check_batch_size(batch: Array, data: Array, sampling: str) -> Array:
     return require(batch, "batch_size", "be at most `dataset_size` when no example is drawn twice", too_large, remedy)
 
 
+@at_once_if_known
 def check_momentum(x: ArrayLike, name: str = "momentum") -> Array:
     """`x` if 0 <= x < 1."""
     x = jnp.asarray(x)

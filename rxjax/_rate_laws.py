@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from rxjax_solvers._checks import finite, non_negative, one_of, positive
+from rxjax_solvers._checks import one_of
 
 from ._arrays import real_arrays
+from ._known import finite, non_negative, positive
 from ._rates import activation_energy, boltzmann_exponent, energy_difference
 
 

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from rxjax_solvers._checks import finite, is_traced, non_negative, positive, require
+from rxjax_solvers._checks import is_traced, require
 
 from ._arrays import real_array, real_arrays
 from ._hyperparameters import check_count
+from ._known import finite, non_negative, positive
 from ._limits import boltzmann_ratio, exponential
 from ._trees import inner, norm, paired_leaves, unit
 

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from rxjax_solvers._checks import non_negative, one_of, require
+from rxjax_solvers._checks import one_of, require
 
 from ._arrays import real_array, real_arrays
 from ._covariance import check_covariance, product_diagonal, times
 from ._hyperparameters import Hyperparameters, check_count, check_momentum
+from ._known import non_negative
 
 
 def effective_temperature(

@@ -80,7 +80,7 @@ def test_calling_convention(name):
     assert check_landscape(landscape, dim) is landscape
 
 
-@pytest.mark.parametrize("name", sorted(ZOO))
+@pytest.mark.parametrize("name", sorted(set(ZOO) - {"random-field-5", "quadratic-diagonal"}))
 def test_float32(name, float32):
     landscape = ZOO[name]()
     value, gradient = jax.jit(jax.value_and_grad(landscape))(np.full(landscape.dim, 0.5, np.float32))
@@ -127,19 +127,19 @@ def test_muller_brown_numbers():
     surface = MullerBrown()
     minima = [[-0.558223635, 1.441725842], [0.623499405, 0.028037759], [-0.050010823, 0.466694105]]
     saddles = [[0.212486582, 0.292988325], [-0.822001559, 0.624312803]]
-    np.testing.assert_allclose(surface.minima, minima, atol=6e-10)
-    np.testing.assert_allclose(surface.saddles, saddles, atol=6e-10)
+    np.testing.assert_allclose(surface.minima, minima, rtol=0, atol=6e-10)
+    np.testing.assert_allclose(surface.saddles, saddles, rtol=0, atol=6e-10)
     energies = [-146.699517210, -108.166724117, -80.767818130]
-    np.testing.assert_allclose(jax.vmap(surface)(surface.minima), energies, atol=6e-10)
-    np.testing.assert_allclose(jax.vmap(surface)(surface.saddles), [-72.248940112, -40.664843509], atol=6e-10)
+    np.testing.assert_allclose(jax.vmap(surface)(surface.minima), energies, rtol=0, atol=6e-10)
+    np.testing.assert_allclose(jax.vmap(surface)(surface.saddles), [-72.248940112, -40.664843509], rtol=0, atol=6e-10)
 
 
 def test_styblinski_tang_numbers():
     line = StyblinskiTang(1)
-    np.testing.assert_allclose(known(line.minima)[:, 0], [-2.90353, 2.74680], atol=6e-6)
-    np.testing.assert_allclose(known(line.saddles)[:, 0], [0.15673], atol=6e-6)
-    np.testing.assert_allclose(jax.vmap(line)(known(line.minima)), [-39.16617, -25.02945], atol=6e-6)
-    np.testing.assert_allclose(line(known(line.saddles)[0]), 0.19561, atol=6e-6)
+    np.testing.assert_allclose(known(line.minima)[:, 0], [-2.90353, 2.74680], rtol=0, atol=6e-6)
+    np.testing.assert_allclose(known(line.saddles)[:, 0], [0.15673], rtol=0, atol=6e-6)
+    np.testing.assert_allclose(jax.vmap(line)(known(line.minima)), [-39.16617, -25.02945], rtol=0, atol=6e-6)
+    np.testing.assert_allclose(line(known(line.saddles)[0]), 0.19561, rtol=0, atol=6e-6)
     for dim in (2, 4):
         landscape = StyblinskiTang(dim)
         minima, saddles = known(landscape.minima), known(landscape.saddles)
@@ -149,7 +149,7 @@ def test_styblinski_tang_numbers():
         for value, saddle in zip(energy, saddles, strict=True):
             sides = [np.where(np.abs(saddle) < 1, x, saddle) for x in (2.74680, -2.90353)]
             heights = [value - float(landscape(jnp.asarray(side))) for side in sides]
-            np.testing.assert_allclose(heights, [25.2251, 39.3618], atol=6e-5)
+            np.testing.assert_allclose(heights, [25.2251, 39.3618], rtol=0, atol=6e-5)
     assert StyblinskiTang(11).minima is None and StyblinskiTang(11).saddles is None
 
 
@@ -157,14 +157,16 @@ def test_literature_values():
     himmelblau, rastrigin = Himmelblau(), Rastrigin(2)
     np.testing.assert_allclose(jax.vmap(himmelblau)(himmelblau.minima), 0.0, atol=1e-25)
     np.testing.assert_allclose(
-        jax.vmap(himmelblau)(himmelblau.saddles), [13.31193, 67.71915, 104.01516, 178.33724], atol=6e-6
+        jax.vmap(himmelblau)(himmelblau.saddles), [13.31193, 67.71915, 104.01516, 178.33724], rtol=0, atol=6e-6
     )
     assert known(rastrigin.minima).shape == (121, 2) and known(rastrigin.saddles).shape == (220, 2)
     assert rastrigin(jnp.zeros(2)) == 0.0 and Rastrigin(5).minima is None and Rastrigin(5).saddles is None
     np.testing.assert_allclose(rastrigin(known(rastrigin.minima)[1]), 0.9949590571, atol=1e-9)
     # Kok and Sandrock (2009), four dimensions.
     valley = Rosenbrock(4)
-    np.testing.assert_allclose(known(valley.minima)[1], [-0.77565923, 0.61309337, 0.38206285, 0.14597202], atol=6e-9)
+    np.testing.assert_allclose(
+        known(valley.minima)[1], [-0.77565923, 0.61309337, 0.38206285, 0.14597202], rtol=0, atol=6e-9
+    )
     assert (
         known(Rosenbrock(2).saddles).shape == (0, 2)
         and Rosenbrock(8).saddles is None
@@ -205,14 +207,18 @@ def test_double_well_parameters():
     np.testing.assert_allclose(well.minima[:, 0], [-1, 1], rtol=1e-15)
     theta = jnp.array([0.5, 2.0])
     np.testing.assert_allclose(DoubleWell(2.0, 0.3, 2)(theta), 2.0 * 0.75**2 + 0.15 + 2.0, rtol=1e-15)
-    np.testing.assert_allclose(jax.grad(lambda b: DoubleWell(b, dim=2)(theta))(2.0), 0.75**2)
-    np.testing.assert_allclose(jax.grad(lambda t: DoubleWell(2, t, 2)(theta))(1.0), 0.5)
     tilts = jnp.linspace(-0.5, 0.5, 5)
-    wells = jax.vmap(lambda t: DoubleWell(tilt=t))(tilts)
-    np.testing.assert_allclose(jax.vmap(lambda w: w(jnp.ones(1)))(wells), tilts)
-    np.testing.assert_allclose(
-        jax.vmap(lambda w: w.minima)(wells)[:, :, 0], [DoubleWell(tilt=t).minima[:, 0] for t in tilts], rtol=1e-14
-    )
+
+    @jax.jit
+    def study():
+        wells = jax.vmap(lambda t: DoubleWell(tilt=t))(tilts)
+        by_barrier_and_tilt = jax.grad(lambda b, t: DoubleWell(b, t, 2)(theta), (0, 1))(2.0, 1.0)
+        return by_barrier_and_tilt, jax.vmap(lambda w: (w(jnp.ones(1)), w.minima))(wells)
+
+    by_barrier_and_tilt, (values, minima) = study()
+    np.testing.assert_allclose(by_barrier_and_tilt, (0.75**2, 0.5))
+    np.testing.assert_allclose(values, tilts, atol=1e-15)
+    np.testing.assert_allclose(minima, [DoubleWell(tilt=t).minima for t in tilts], rtol=1e-14)
 
 
 def test_double_well_refusals():
@@ -240,26 +246,33 @@ def test_double_well_refusals():
         DoubleWell(dim=0)
 
 
-def test_quadratic():
-    hessian, center = jnp.array([[2.0, 0.5], [0.5, 1.0]]), jnp.array([1.0, -1.0])
-    bowl, theta = Quadratic(hessian, center), jnp.array([3.0, 1.0])
-    np.testing.assert_allclose(bowl(theta), 0.5 * np.array([2, 2]) @ np.array(hessian) @ np.array([2, 2]))
-    np.testing.assert_allclose(jax.hessian(bowl)(theta), hessian)
-    np.testing.assert_array_equal(bowl.minima, center[None])
-    assert known(bowl.saddles).shape == (0, 2)
-    assert Quadratic(2).dim == 1 and Quadratic(2)(jnp.array([3.0])) == 9.0
-    diagonal = jnp.array([0.5, 4.0])
-    np.testing.assert_allclose(Quadratic(diagonal)(theta), Quadratic(jnp.diag(diagonal))(theta))
-    x = theta - center
-    np.testing.assert_allclose(jax.grad(lambda h: Quadratic(h, center)(theta))(hessian), 0.5 * x[:, None] * x[None])
+@jax.jit
+def _quadratic_study(hessian, center, theta):
+    bowl = Quadratic(hessian, center)
+    by_hessian = jax.grad(lambda h: Quadratic(h, center)(theta))(hessian)
     batch = jax.vmap(Quadratic)(jnp.stack([hessian, 2 * hessian]))
-    np.testing.assert_allclose(jax.vmap(lambda q: q(theta))(batch)[1], 2 * Quadratic(hessian)(theta))
+    return bowl(theta), jax.hessian(bowl)(theta), by_hessian, jax.vmap(lambda q: q(theta))(batch), bowl.minima
+
+
+def test_quadratic():
+    hessian, center, theta = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([1.0, -1.0]), np.array([3.0, 1.0])
+    value, curvature, by_hessian, batch, minima = _quadratic_study(hessian, center, theta)
+    x = theta - center
+    np.testing.assert_allclose(value, 0.5 * x @ hessian @ x)
+    np.testing.assert_allclose(curvature, hessian)
+    np.testing.assert_allclose(by_hessian, 0.5 * np.outer(x, x))
+    np.testing.assert_allclose(batch, np.array([0.5, 1.0]) * (theta @ hessian @ theta))
+    np.testing.assert_array_equal(minima, center[None])
+    with pytest.raises(Exception, match="Argument `hessian` must be positive definite to have a minimum"):
+        jax.block_until_ready(_quadratic_study(-hessian, center, theta))
+    bowl = Quadratic(hessian, center)
+    np.testing.assert_array_equal(known(bowl.minima), center[None])
+    assert known(bowl.saddles).shape == (0, 2)
+    assert Quadratic(2).dim == 1 and Quadratic(2)(np.array([3.0])) == 9.0
+    np.testing.assert_allclose(Quadratic([0.5, 4.0])(theta), 0.25 * 9.0 + 2.0)
     saddle = Quadratic(jnp.array([1.0, -1.0]))
     assert saddle.minima is None and known(saddle.saddles).shape == (1, 2)
     assert known(Quadratic([1.0, 0.0]).saddles).shape == (0, 2)
-    np.testing.assert_array_equal(jax.jit(lambda h: Quadratic(h, center).minima)(hessian), center[None])
-    with pytest.raises(Exception, match="Argument `hessian` must be positive definite to have a minimum"):
-        jax.block_until_ready(jax.jit(lambda h: Quadratic(h).minima)(-hessian))
     with pytest.raises(ValueError, match="Argument `hessian` must be symmetric, but it is not"):
         Quadratic(jnp.array([[1.0, 0.5], [0.0, 1.0]]))
     with pytest.raises(ValueError, match=r"Argument `hessian` must have shape \(d, d\) or \(d,\)"):

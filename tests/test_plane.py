@@ -166,8 +166,8 @@ def test_evaluate_in_chunks():
         np.testing.assert_allclose(values, direct, rtol=1e-12)
     np.testing.assert_allclose(evaluate(surface, points, batch_size=2), direct, rtol=1e-12)
     # Memory: of 200 points never more than one batch of parameters lives at a time.
-    big = jnp.zeros(100_000)
-    line = plane(lambda p: jnp.sum(jnp.cos(p)), big, [jnp.ones(100_000)], batch_size=2)
+    big = jnp.zeros((300, 300))
+    line = plane(lambda p: jnp.sum(p @ p), big, [jnp.ones((300, 300))], batch_size=2)
     compiled = jax.jit(lambda x: line.evaluate(x)).lower(jax.ShapeDtypeStruct((200, 1), jnp.float64)).compile()
     memory = compiled.memory_analysis()
     if memory is not None:
@@ -202,6 +202,9 @@ def test_plane_through(seed, exponent):
         np.testing.assert_allclose(flat(surface.embed(anchor)), flat(solution), atol=1e-13 * scale)
         assert np.all((anchor > surface.bounds[:, 0]) & (anchor < surface.bounds[:, 1]))
     assert np.all(anchors(surface)[0] == 0) and anchors(surface)[1, 1] == 0 and anchors(surface)[2, 1] > 0
+    # Almost on the line: the second direction is still at a right angle.
+    beside = {"w": a["w"] + 0.7 * (b["w"] - a["w"]) + 1e-7 * c["w"], "b": a["b"]}
+    np.testing.assert_allclose(plane_through(loss, a, b, beside).gram, np.eye(2), atol=1e-13)
     separation = np.linalg.norm(flat(b) - flat(a))
     np.testing.assert_allclose(anchors(surface)[1, 0], separation, rtol=1e-13)
 
@@ -280,8 +283,9 @@ def test_refused_directions():
     with pytest.raises(Exception, match="Argument `directions` must be linearly independent"):
         inside = jax.jit(lambda d: plane(loss, params, [good, d]).project(params))
         jax.block_until_ready(inside(twice))
-    nearly = {"w": jnp.eye(2), "b": jnp.full(2, 1e-4)}
-    assert plane(loss, params, [good, nearly]).dim == 2
+    # Almost dependent is allowed, and still solved well: the Gram matrix has a condition number of 1e10.
+    askew = plane(loss, params, [good, {"w": jnp.eye(2), "b": jnp.full(2, 1e-5)}])
+    np.testing.assert_allclose(askew.project(askew.embed([0.3, -0.2])), [0.3, -0.2], rtol=0, atol=2e-9)
     for number in (0, 4):
         with pytest.raises(
             ValueError, match=f"Argument `directions` must hold one to three PyTrees, but it holds {number}"

@@ -121,7 +121,7 @@ _DEFAULTS = {
     "himmelblau": Defaults(1e-3, 8, covariance=(1.6e5,), time=2.0, start=(0.0, 0.0), std=(0.5,)),
     "styblinski-tang": Defaults(2e-3, 4, covariance=(4e4,), time=8.0, start=(2.0, 3.0), std=(0.4,)),
     "rastrigin": Defaults(4e-4, 4, covariance=(1e5,), shape="160", time=4.0, start=(3.0, 2.0), std=(0.15,)),
-    "rosenbrock": Defaults(1e-4, 4, covariance=(1.2e5,), shape="160", time=1.5, start=(-1.2, 1.0), std=(0.12,)),
+    "rosenbrock": Defaults(1e-4, 4, covariance=(2.4e5,), time=0.8, start=(-1.2, 1.0), std=(0.12,)),
     "quadratic": Defaults(0.02, 4, covariance=(120.0,), time=10.0, start=(-2.0, -1.0), std=(0.2,)),
 }
 

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.animation import AbstractMovieWriter, FFMpegWriter, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from .._flow import Flow
+from ._film import check_film, write_film
 from ._frames import Frames, frames
 from ._loss import loss
 from ._style import INK, box_aspect, draw_loss_behind, draw_map, own_figure
@@ -61,50 +61,41 @@ def animate(
         ```
     """
     path = Path(path)
-    writer = _writer(path, fps)
+    check_film(path, fps)
     data = frames(flow, axes, names)
+    mean = np.asarray(flow.loss)
+    below = None
     if ax is None:
         height = 1.0 if data.dim == 1 else box_aspect(data)
         figure = Figure(figsize=(5.0, 4.2 * height + 1.6), layout="constrained")
         ax, below = figure.subplots(2, 1, height_ratios=[4.2 * height, 1.25])
-        loss(flow, below, log=_falls_early(data.ts, np.asarray(flow.loss)))
-        (dot,) = below.plot(data.ts[:1], np.asarray(flow.loss)[:1], "o", color="#d1495b", ms=7, zorder=3)
+        loss(flow, below, log=_falls_early(data.ts, mean))
     else:
         figure, ax = own_figure(ax, (1.0, 1.0))
-        dot = below = None
-    draw = _film_curve(ax, data) if data.dim == 1 else _film_map(figure, ax, data, points)
-    with writer.saving(figure, str(path), dpi):
-        for i in range(len(data.ts)):
-            draw(i)
-            ax.set_title(data.title(i), fontsize="medium")
-            if dot is not None:
-                # On a logarithmic axis time zero has no place: the dot waits at the first one that has.
-                k = i if data.ts[i] > 0 or below is None or below.get_xscale() == "linear" else 1
-                dot.set_data(data.ts[k : k + 1], np.asarray(flow.loss)[k : k + 1])
-            if i == 0:
-                # Laid out once: a layout that follows the length of each title would tremble.
-                figure.draw_without_rendering()
-                figure.set_layout_engine("none")
-            writer.grab_frame()
-            if on_frame is not None:
-                on_frame((i + 1) / len(data.ts))
+    change = _film_curve(ax, data) if data.dim == 1 else _film_map(figure, ax, data, points)
+    # The lines and spines over a map move with it: they are drawn again on top.
+    moving = [*ax.images, *ax.collections, *ax.lines, *ax.texts, *ax.spines.values(), ax.title]
+    dots = []
+    if below is not None:
+        dots = below.plot(data.ts[:1], mean[:1], "o", color="#d1495b", ms=7, zorder=3)
+    ax.set_title(data.title(len(data.ts) - 1), fontsize="medium")
+    if figure.get_layout_engine() is not None:
+        # Laid out once: a layout that follows the length of each title would tremble.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+
+    def draw(i: int) -> None:
+        change(i)
+        ax.set_title(data.title(i), fontsize="medium")
+        for dot in dots:
+            # On a logarithmic axis time zero has no place: the dot waits at the first one that has.
+            k = i if data.ts[i] > 0 or dot.axes is None or dot.axes.get_xscale() == "linear" else min(1, len(mean) - 1)
+            dot.set_data(data.ts[k : k + 1], mean[k : k + 1])
+        if on_frame is not None:
+            on_frame((i + 1) / len(data.ts))
+
+    write_film(figure, [*moving, *dots], draw, len(data.ts), path, fps, dpi)
     return figure
-
-
-def _writer(path: Path, fps: float) -> AbstractMovieWriter:
-    if not (np.isfinite(fps) and fps > 0):
-        raise ValueError(f"Argument `fps` must be positive and finite, but it is {fps}.")
-    ending = path.suffix.lower()
-    if ending == ".gif":
-        return PillowWriter(fps=fps)  # pyright: ignore[reportArgumentType]
-    if ending != ".mp4":
-        raise ValueError(f"Argument `path` must end in .gif or .mp4, but it is {str(path)!r}.")
-    if not FFMpegWriter.isAvailable():
-        raise ValueError(
-            f"Argument `path` must end in .gif where ffmpeg is not installed, but it is {str(path)!r}.  Install "
-            "ffmpeg, or write a GIF."
-        )
-    return FFMpegWriter(fps=fps, extra_args=["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"])  # pyright: ignore[reportArgumentType]
 
 
 def _falls_early(ts: np.ndarray, mean: np.ndarray) -> bool:

@@ -98,7 +98,7 @@ def _maps(data: Frames, picked: list[int], ax: Axes | None, points: dict[str, Se
         columns = min(len(picked), _COLUMNS)
         rows = -(-len(picked) // columns)
         size = (2.9 * columns + 1.1, rows * (2.75 * box_aspect(data) + 0.65) + 0.1)
-        figure = Figure(figsize=size if columns > 1 else (5.2, 4.2 * box_aspect(data)), layout="constrained")
+        figure = Figure(figsize=size if columns > 1 else (5.2, 4.2 * box_aspect(data)), layout="compressed")
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         panels = list(grid.flat)
         for empty in panels[len(picked) :]:

@@ -111,11 +111,17 @@ def telling(ps: np.ndarray, n: int) -> list[int]:
     return sorted(set(picked))
 
 
-def loss_levels(energy: np.ndarray, n: int = 13) -> np.ndarray:
-    """Loss values for contour lines: dense near the lowest loss, and spread over the picture whatever its scale."""
+def loss_levels(energy: np.ndarray, most: int = 13) -> np.ndarray:
+    """Loss values for contour lines: dense near the lowest loss, and spread over the picture whatever its scale.
+
+    Fewer where the loss is rough, so that lines do not hide the density.
+    """
     low, middle, high = np.min(energy), np.median(energy), np.quantile(energy, 0.9)
     if not high > low:
         return np.array([])
+    slopes = [np.diff(energy, axis=i) > 0 for i in range(energy.ndim)]
+    turns = np.mean([np.mean(np.sum(s != np.roll(s, 1, i), axis=i)) for i, s in enumerate(slopes)])
+    n = int(np.clip(45 / max(turns, 1.0), 3, most))
     # Half of the lines below the median: (1/2)^power is where it lies between low and high.
     power = np.clip(np.log(max((middle - low) / (high - low), 1e-9)) / np.log(0.5), 1.0, 6.0)
     return low + (high - low) * (np.arange(1, n + 1) / n) ** power

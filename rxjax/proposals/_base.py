@@ -6,9 +6,8 @@ from collections.abc import Sequence
 import equinox as eqx
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from rxjax_solvers._checks import finite, positive
-
 from .._arrays import real_array
+from .._known import at_once_if_known, finite, positive
 
 
 class AbstractProposal(eqx.Module):
@@ -56,6 +55,7 @@ def check_shape(shape: Sequence[int], width: Array) -> tuple[int, ...]:
     return shape
 
 
+@at_once_if_known
 def check_width(x: ArrayLike, name: str, per_axis: bool) -> Array:
     """A positive width of shape `()`, or `(d,)` where the axes may differ."""
     x = positive(real_array(x, name), name)

@@ -1,0 +1,181 @@
+"""Kramers' and Eyring's escape times: Arrhenius with the prefactor of the landscape."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Shaped
+
+from rxjax_solvers._checks import require
+
+from .._arrays import real_arrays
+from .._limits import exponential
+from .._rates import boltzmann_exponent
+from ..landscapes import as_landscape
+
+# The share of the barrier by which Newton's method may still lower a minimum or a saddle.
+_NEARLY = 0.01
+
+
+def kramers_time(
+    landscape: Callable,
+    minimum: Shaped[ArrayLike, "..."] | Sequence,
+    saddle: Shaped[ArrayLike, "..."] | Sequence,
+    temperature: ArrayLike,
+    *,
+    k: ArrayLike = 1.0,
+) -> Float[Array, "..."]:
+    r"""Mean time from a minimum over a saddle to the next minimum, by Kramers' formula.
+
+    $$\tau = \frac{2\pi}{|\lambda_s|} \sqrt{\frac{|\det H_s|}{\det H_a}}\; e^{(L_s - L_a)/kT}$$
+
+    for $dX = -\nabla L\,dt + \sqrt{2kT}\,dW$, with $\lambda_s$ the negative eigenvalue of the saddle's Hessian $H_s$ and
+    $H_a$ the Hessian of the minimum (Eyring and Kramers in $d$ dimensions); in one dimension it is Kramers'
+    $2\pi / \sqrt{L''(a)\,|L''(b)|}\; e^{\Delta L/kT}$.
+
+    Convention: the mean first-passage time to the NEXT MINIMUM, the inverse of the escape rate; to the saddle itself
+    it is half as long.  With several ways out the rates, $1/\tau$, add up.
+
+    **Arguments:**
+
+    - `landscape`: `theta (d,) -> ()`.
+    - `minimum`, `saddle`: points of shape `(d,)`, or numbers in one dimension, such as rows of [`find_minima`][] and
+        [`find_barriers`][].  Each is improved by one Newton step, so three right digits are enough.
+    - `temperature`: $T \geq 0$ of isotropic noise, any shape: [`effective_temperature`][] with `per_parameter=True`
+        or, where the noise is not isotropic, along the way out.
+    - `k`: scaling constant.
+
+    **Returns:** the time, in the shape of `temperature`, in units in which the mobility is 1: learning rate x steps
+    for gradient descent.  Its gradients are total ones: minimum and saddle move with the landscape's parameters
+    (nothing flows through the arguments `minimum` and `saddle` themselves).
+
+    Good values: barriers above $5\,kT$.  The relative error is of first order in $kT$: for $(x^2-1)^2/4$ the exact
+    time is 22 % longer at $\Delta L/kT = 2.5$, 11 % at 5, 4 % at 10.
+
+    **How it fails:** it knows the two Hessians only.  A flat minimum or saddle, a second pass of about the same height,
+    or a shallow minimum half way are outside of the formula: solve for the mean first-passage time instead.
+
+    **Raises:** `ValueError` (inside `jit`, a run-time error) if `minimum` is no minimum, `saddle` is no saddle of index
+    1, or the saddle is not above the minimum.
+
+    ??? cite "References"
+
+        H. A. Kramers, Physica 7, 284 (1940); P. Hänggi, P. Talkner and M. Borkovec, Rev. Mod. Phys. 62, 251 (1990),
+        sec. IV; N. Berglund, Markov Process. Relat. Fields 19, 459 (2013).
+
+    !!! example
+
+        ```python
+        >>> import rxjax as rx
+        >>> well = rx.landscapes.DoubleWell(barrier=0.25)
+        >>> print(rx.kramers_time(well, -1.0, 0.0, 0.05).round(1))
+        659.4
+
+        ```
+    """
+    return exponential(log_kramers_time(landscape, minimum, saddle, temperature, k=k))
+
+
+def log_kramers_time(
+    landscape: Callable,
+    minimum: Shaped[ArrayLike, "..."] | Sequence,
+    saddle: Shaped[ArrayLike, "..."] | Sequence,
+    temperature: ArrayLike,
+    *,
+    k: ArrayLike = 1.0,
+) -> Float[Array, "..."]:
+    r"""Logarithm of [`kramers_time`][]: finite where the time overflows.
+
+    **Arguments:** as for [`kramers_time`][].
+
+    **Returns:** the natural logarithm, of the shape of `temperature`.
+
+    ```python
+    >>> import rxjax as rx
+    >>> print(rx.log_kramers_time(rx.landscapes.DoubleWell(), -1.0, 0.0, 0.001).round(2))
+    1000.11
+
+    ```
+    """
+    way = way_out(landscape, minimum, saddle)
+    temperature, k, barrier, prefactor = real_arrays(
+        temperature=temperature, k=k, barrier=way.barrier, prefactor=way.log_prefactor
+    )
+    return prefactor + boltzmann_exponent(barrier, temperature, k)
+
+
+class WayOut(NamedTuple):
+    """A minimum and a saddle, with what the formulae need of them."""
+
+    minimum: Float[Array, " d"]
+    saddle: Float[Array, " d"]
+    hessian_minimum: Float[Array, "d d"]
+    hessian_saddle: Float[Array, "d d"]
+    direction: Float[Array, " d"]
+    unstable: Float[Array, ""]
+    loss: Float[Array, ""]
+    barrier: Float[Array, ""]
+    log_prefactor: Float[Array, ""]
+
+
+def way_out(landscape: Callable, minimum: Shaped[ArrayLike, "..."] | Sequence, saddle: Shaped[ArrayLike, "..."] | Sequence) -> WayOut:
+    """Check and improve a minimum and a saddle, and measure the landscape there."""
+    points = []
+    for x, name in zip(real_arrays(minimum=minimum, saddle=saddle), ("minimum", "saddle"), strict=True):
+        x = jnp.atleast_1d(x)
+        points.append(require(x, name, "be finite", [(~jnp.isfinite(x), "is not finite")]))
+    dtype = jnp.result_type(*points)
+    a, s = (jnp.asarray(x, dtype) for x in points)
+    if a.ndim != 1 or a.shape != s.shape:
+        raise ValueError(
+            f"Argument `saddle` must be a point of the shape of `minimum`, (d,), but their shapes are {s.shape} and "
+            f"{a.shape}. Use `jax.vmap` for several."
+        )
+    landscape = as_landscape(landscape, dim=a.shape[0])
+    a, gain_a = _improved(landscape, a)
+    s, gain_s = _improved(landscape, s)
+    loss, top = landscape(a), landscape(s)
+    hessian_a, hessian_s = jax.hessian(landscape)(a), jax.hessian(landscape)(s)
+
+    low = jnp.linalg.eigvalsh(jax.lax.stop_gradient(hessian_a))
+    high, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(hessian_s))
+    second = high[1] if len(high) > 1 else jnp.ones_like(high[0])
+    barrier = top - loss
+    near = _NEARLY * jnp.abs(barrier)
+    faults = [
+        (~(low[0] > 0), "has a direction without positive curvature"),
+        (~(gain_a <= near), "has a slope: it is no stationary point"),
+    ]
+    remedy = "Take a row of `find_minima(landscape).points`."
+    a = require(a, "minimum", "be a minimum of the landscape", faults, remedy)
+    faults = [
+        (~((high[0] < 0) & (second > 0)), "does not have exactly one direction of negative curvature"),
+        (~(gain_s <= near), "has a slope: it is no stationary point"),
+        (~(barrier > 0), "is not above the minimum"),
+    ]
+    remedy = "Take a row of `find_barriers(landscape, minima).saddles`."
+    s = require(s, "saddle", "be a saddle of index 1 above the minimum", faults, remedy)
+
+    direction = vectors[:, 0]
+    # By the Rayleigh quotient with fixed vector: the same value, and a gradient also where other eigenvalues coincide.
+    unstable = -direction @ hessian_s @ direction
+    # Used through the checked points, so that the checks are not compiled away.
+    checked = 0 * (a[0] + s[0])
+    log_dets = jnp.linalg.slogdet(hessian_s)[1] - jnp.linalg.slogdet(hessian_a)[1]
+    prefactor = math.log(2 * math.pi) - jnp.log(unstable) + log_dets / 2 + checked
+    return WayOut(a, s, hessian_a, hessian_s, direction, unstable, loss, barrier, prefactor)
+
+
+def _improved(landscape: Callable, x: Float[Array, " d"]) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+    """One Newton step from `x`, and the energy that it gains.
+
+    With the Hessian and `x` held fixed, the derivative of this step in the landscape's parameters is that of the
+    stationary point (implicit function theorem).
+    """
+    x = jax.lax.stop_gradient(x)
+    hessian = jax.lax.stop_gradient(jax.hessian(landscape)(x))
+    slope = jax.grad(landscape)(x)
+    step = -jnp.linalg.solve(hessian, slope)
+    return x + step, jnp.abs(jax.lax.stop_gradient(slope @ step)) / 2

@@ -1,0 +1,140 @@
+"""The compiled programs behind the rates on a grid."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from rxjax_solvers import Grid
+
+from ._grid_kernel import cost, everywhere, in_blocks, rows_of, slopes
+
+# Updates whose exponentials are in flight together.
+_GROUP = 8
+
+
+@eqx.filter_jit
+def log_rates(
+    landscape: Callable,
+    grid: Grid,
+    delta: Float[Array, "m d"],
+    attempt: Float[Array, "..."],
+    temperature: Float[Array, "..."],
+    energy: str,
+    memory_limit: int,
+) -> Float[Array, "m *shape"]:
+    """The logarithm of the rate density of every update at every point."""
+    local, change = _energy(landscape, grid.dim, energy)
+    cold = temperature == 0
+    beta = jnp.where(cold, jnp.inf, 1 / jnp.where(cold, 1, temperature))
+
+    def log_rate(change, attempt, beta, cold):
+        # At temperature zero the slopes are defined as zero.
+        change = jnp.where(cold, lax.stop_gradient(change), change)
+        return attempt - jnp.where(cold & (change == 0), 0, change * beta)
+
+    bytes_per_point, cheap = cost(local, grid.dim, delta.dtype)
+    axes = lax.optimization_barrier(grid.axes)
+    if cheap:
+        rest = [x if x.ndim else jnp.broadcast_to(x, (1,) * grid.dim) for x in (attempt, beta, cold)]
+        values = everywhere(lambda *xs: local(*xs), axes)
+        return jax.vmap(lambda update: log_rate(change(values, update), *rest))(lax.optimization_barrier(delta))
+
+    def fill(values, here, first, filled):
+        def one(j, out):
+            line = log_rate(change(values, delta[j]), *here)
+            zero = jnp.zeros((), first.dtype)
+            return lax.dynamic_update_slice(out, line[None], (j.astype(first.dtype), first, zero))
+
+        return [lax.fori_loop(0, delta.shape[0], one, filled[0])]
+
+    rows = rows_of(axes, bytes_per_point, memory_limit, getattr(landscape, "batch_size", None))
+    return in_blocks(local, rows, [attempt, beta, cold], fill, [((delta.shape[0],), (), delta.dtype)])[0]
+
+
+@eqx.filter_jit
+def log_sums(
+    landscape: Callable,
+    grid: Grid,
+    delta: Float[Array, "m d"],
+    log_weights: Float[Array, " m"],
+    attempt: Float[Array, "..."],
+    temperature: Float[Array, "..."],
+    energy: str,
+    memory_limit: int,
+    flow: bool,
+) -> list[Array]:
+    """The logarithm of the sum of weighted rates at every point and, with `flow`, the mean update `(*shape, d)`."""
+    local, change = _energy(landscape, grid.dim, energy)
+    beta = 1 / temperature
+    extra = -delta.shape[0] % _GROUP
+    groups = (
+        jnp.pad(delta, ((0, extra), (0, 0))).reshape(-1, _GROUP, grid.dim),
+        jnp.pad(log_weights, (0, extra), constant_values=-jnp.inf).reshape(-1, _GROUP),
+    )
+
+    def add_up(values, here, first, filled):
+        attempt, beta = here
+        block = values[0].shape
+
+        def term(update, log_weight):
+            return log_weight - beta * change(values, update)
+
+        def highest(top, group):
+            for update, log_weight in zip(*group, strict=True):
+                top = jnp.maximum(top, term(update, log_weight))
+            return top, None
+
+        def add(sums, group):
+            total, moments = sums
+            for update, log_weight in zip(*group, strict=True):
+                rate = jnp.exp(term(update, log_weight) - top)
+                total = total + rate
+                moments = [moment + update[i] * rate for i, moment in enumerate(moments)]
+            return (total, moments), None
+
+        top = lax.scan(highest, jnp.full(block, -jnp.inf, delta.dtype), groups)[0]
+        top = lax.stop_gradient(top)
+        zero = jnp.zeros(block, delta.dtype)
+        total, moments = lax.scan(add, (zero, [zero] * (grid.dim if flow else 0)), groups)[0]
+        origin = jnp.zeros((), first.dtype)
+        out = [lax.dynamic_update_slice(filled[0], attempt + top + jnp.log(total), (first, origin))]
+        if flow:
+            mean = jnp.stack([moment / total for moment in moments], axis=-1)
+            out.append(lax.dynamic_update_slice(filled[1], mean, (first, origin, origin)))
+        return out
+
+    rows = rows_of(
+        lax.optimization_barrier(grid.axes),
+        cost(local, grid.dim, delta.dtype)[0],
+        memory_limit,
+        getattr(landscape, "batch_size", None),
+    )
+    outputs = [((), (), delta.dtype)] + ([((), (grid.dim,), delta.dtype)] if flow else [])
+    return in_blocks(local, rows, [attempt, beta], add_up, outputs)
+
+
+def _energy(landscape: Callable, dim: int, energy: str) -> tuple[Callable, Callable]:
+    """What to evaluate once at each point, and how the energy of an update follows from it."""
+    if energy == "inner_product":
+
+        def change(values: tuple, update: Array) -> Array:
+            return sum((update[i] * values[i] for i in range(1, dim)), update[0] * values[0])
+
+        return slopes(landscape, dim), change
+
+    def local(*xs: Array) -> tuple[Any, ...]:
+        return landscape(jnp.stack(xs)), *xs
+
+    def difference(values: tuple, update: Array) -> Array:
+        here, *xs = values
+        moved = lambda *xs: landscape(jnp.stack(xs) + update)
+        for _ in range(here.ndim):
+            moved = jax.vmap(moved)
+        return moved(*xs) - here
+
+    return local, difference
