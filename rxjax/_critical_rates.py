@@ -75,7 +75,7 @@ def sgd_critical_learning_rate(
     The three are numbers or arrays of one shape.
 
     **Returns:** the largest learning rate at which $E|\theta|^2$ stays bounded, without momentum.  Exact for this model
-    only; for other inputs replace $d + 1$ by their fourth moment, $\lambda_{max}(E[|x|^2 x x^\top])/h^2 - 1$.
+    only; for other isotropic inputs, $E[|x|^2 x x^\top] = m h^2 I$, replace $d + 1$ by $m - 1$.
 
     **Raises:** `ValueError` (inside `jit`, a run-time error) for counts below one or a curvature that is not positive.
 

@@ -26,27 +26,36 @@ def log_rates(
     temperature: Float[Array, "..."],
     energy: str,
     memory_limit: int,
+    may_be_cold: bool,
 ) -> Float[Array, "m *shape"]:
     """The logarithm of the rate density of every update at every point."""
     local, change = _energy(landscape, grid.dim, energy)
     cold = temperature == 0
-    beta = jnp.where(cold, jnp.inf, 1 / jnp.where(cold, 1, temperature))
+    beta = 1 / jnp.where(cold, 1, temperature)
 
-    def log_rate(change, attempt, beta, cold):
+    def log_rate(values, update, attempt, beta, cold):
+        if not may_be_cold:
+            return attempt - beta * change(values, update)
         # At temperature zero the slopes are defined as zero.
-        change = jnp.where(cold, lax.stop_gradient(change), change)
-        return attempt - jnp.where(cold & (change == 0), 0, change * beta)
+        energy = change(values, update)
+        energy = jnp.where(cold, lax.stop_gradient(energy), energy)
+        limit = jnp.where(energy == 0, 0, jnp.sign(energy) * jnp.inf)
+        return attempt - jnp.where(cold, limit, beta * energy)
+
+    if energy == "inner_product" and temperature.ndim == 0 and not may_be_cold:
+        # One multiplication less for each of the results.
+        delta, beta = delta * beta, jnp.ones((), delta.dtype)
 
     bytes_per_point, cheap = cost(local, grid.dim, delta.dtype)
     axes = lax.optimization_barrier(grid.axes)
     if cheap:
         rest = [x if x.ndim else jnp.broadcast_to(x, (1,) * grid.dim) for x in (attempt, beta, cold)]
-        values = everywhere(lambda *xs: local(*xs), axes)
-        return jax.vmap(lambda update: log_rate(change(values, update), *rest))(lax.optimization_barrier(delta))
+        values = everywhere(local, axes)
+        return jax.vmap(lambda update: log_rate(values, update, *rest))(lax.optimization_barrier(delta))
 
     def fill(values, here, first, filled):
         def one(j, out):
-            line = log_rate(change(values, delta[j]), *here)
+            line = log_rate(values, delta[j], *here)
             zero = jnp.zeros((), first.dtype)
             return lax.dynamic_update_slice(out, line[None], (j.astype(first.dtype), first, zero))
 

@@ -122,7 +122,9 @@ def rate_on_grid(
     delta, single = _updates(delta, grid)
     attempt, temperature = _fields(grid, entropy, tau0, k, temperature)
     temperature = non_negative(temperature, "temperature", "Zero is the limit without noise.")
-    result = log_rates(landscape, grid, delta, attempt, temperature, energy, memory_limit)
+    # Where the temperature is known to be positive, no result needs to be compared with its limit.
+    may_be_cold = is_traced(temperature) or bool(jnp.any(temperature == 0))
+    result = log_rates(landscape, grid, delta, attempt, temperature, energy, memory_limit, may_be_cold)
     result = result[0] if single else result
     return result if log else exponential(result)
 
