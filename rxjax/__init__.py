@@ -4,10 +4,54 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import landscapes as landscapes, proposals as proposals, quantization as quantization, solvers as solvers
+from ._barriers import (
+    Barriers as Barriers,
+    MergeTree as MergeTree,
+    disconnectivity_graph as disconnectivity_graph,
+    find_barriers as find_barriers,
+    merge_tree as merge_tree,
+)
+from ._critical_rates import (
+    batch_sharpness as batch_sharpness,
+    critical_learning_rate as critical_learning_rate,
+    sgd_critical_learning_rate as sgd_critical_learning_rate,
+)
 from ._entropy import free_entropy as free_entropy, gaussian_entropy as gaussian_entropy
+from ._escape import (
+    AbstractNoise as AbstractNoise,
+    ConstantNoise as ConstantNoise,
+    CurvatureNoise as CurvatureNoise,
+    Escape as Escape,
+    SquareLossNoise as SquareLossNoise,
+    escape_time as escape_time,
+    kramers_time as kramers_time,
+    log_escape_time as log_escape_time,
+    log_kramers_time as log_kramers_time,
+    sgd_escape_time as sgd_escape_time,
+)
 from ._flow import Flow as Flow, probability_flow as probability_flow
 from ._flow_field import flow_field as flow_field, log_total_rate as log_total_rate, total_rate as total_rate
 from ._hyperparameters import Hyperparameters as Hyperparameters
+from ._minima import Minima as Minima, find_minima as find_minima
+from ._minima_statistics import (
+    BarrierFit as BarrierFit,
+    MinimaDensity as MinimaDensity,
+    expected_minima_density as expected_minima_density,
+    fit_barrier_distribution as fit_barrier_distribution,
+    minima_density as minima_density,
+)
+from ._optimal_rate import (
+    expected_decrease as expected_decrease,
+    maximal_learning_rate as maximal_learning_rate,
+    noise_batch_size as noise_batch_size,
+    optimal_learning_rate as optimal_learning_rate,
+    optimal_rate_at_batch as optimal_rate_at_batch,
+)
+from ._optimal_rate_integral import (
+    OptimalRate as OptimalRate,
+    optimal_learning_rate_integral as optimal_learning_rate_integral,
+)
+from ._proposal_nodes import SGDProposal as SGDProposal, SGDUpdates as SGDUpdates
 from ._rate_laws import (
     AbstractRateLaw as AbstractRateLaw,
     Arrhenius as Arrhenius,
@@ -15,6 +59,14 @@ from ._rate_laws import (
     Metropolis as Metropolis,
     Symmetric as Symmetric,
 )
+from ._rate_on_grid import (
+    GridFlow as GridFlow,
+    flow_on_grid as flow_on_grid,
+    rate_on_grid as rate_on_grid,
+    stencil as stencil,
+    total_rate_on_grid as total_rate_on_grid,
+)
+from ._rate_scaling import RateScaling as RateScaling, fit_rate_scaling as fit_rate_scaling
 from ._rates import (
     activation_energy as activation_energy,
     attempt_frequency as attempt_frequency,
@@ -26,6 +78,7 @@ from ._rates import (
     transition_probability as transition_probability,
     update_angle as update_angle,
 )
+from ._stationary_covariance import sgd_stationary_covariance as sgd_stationary_covariance
 from ._temperature import (
     adam_temperature as adam_temperature,
     batch_covariance as batch_covariance,

@@ -29,12 +29,11 @@ def to_dataset(flow: Flow, **attributes: Any) -> xr.Dataset:
 
         ```python
         >>> import jax.numpy as jnp, rxjax as rx
-        >>> from rxjax._dataset import to_dataset
         >>> bowl = rx.landscapes.Quadratic(1.0)
         >>> run = rx.Hyperparameters(learning_rate=0.05, batch_size=1, dataset_size=1000)
         >>> grid = rx.solvers.Grid(-3.0, 3.0, 64)
         >>> flow = rx.probability_flow(bowl, run, 2.0, grid, grid.gaussian(2.0, 0.2), jnp.linspace(0, 5, 3))
-        >>> data = to_dataset(flow, landscape="bowl")
+        >>> data = rx.to_dataset(flow, landscape="bowl")
         >>> dict(data.sizes), round(float(data.density.sel(time=5, method="nearest").integrate("x0")), 3)
         ({'time': 3, 'x0': 64}, 1.0)
 

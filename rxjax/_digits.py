@@ -74,22 +74,24 @@ def initial(key: Array, pixels: int) -> PyTree:
 def train(
     loss: CrossEntropy, key: Array, networks: int = 3, steps: int = 1200, batch_size: int = 32, rate: float = 0.5
 ) -> PyTree:
-    """`networks` trained side by side, each from its own start and on its own batches; leaves get a leading axis.
+    """`networks` trained one after the other, each from its own start and batches; leaves get a leading axis.
 
     Plain SGD, batches drawn with replacement, the learning rate falling linearly from `rate` to zero.
     """
-    k_start, k_batches = jr.split(key)
     n, pixels = loss.x.shape
-    params = jax.vmap(lambda k: initial(k, pixels))(jr.split(k_start, networks))
-    batches = jr.randint(k_batches, (steps, networks, batch_size), 0, n)
     rates = jnp.linspace(rate, 0.0, steps, endpoint=False, dtype=loss.x.dtype)
 
     def step(params, now):
         batch, eta = now
-        gradient = jax.vmap(lambda p, i: jax.grad(CrossEntropy(loss.x[i], loss.y[i]))(p))(params, batch)
+        gradient = jax.grad(CrossEntropy(loss.x[batch], loss.y[batch]))(params)
         return jax.tree.map(lambda p, g: p - eta * g, params, gradient), None
 
-    return jax.lax.scan(step, params, (batches, rates))[0]
+    def one(key):
+        k_start, k_batches = jr.split(key)
+        batches = jr.randint(k_batches, (steps, batch_size), 0, n)
+        return jax.lax.scan(step, initial(k_start, pixels), (batches, rates))[0]
+
+    return jax.lax.map(one, jr.split(key, networks))
 
 
 @eqx.filter_jit

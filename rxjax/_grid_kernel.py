@@ -111,7 +111,9 @@ def in_blocks(fn: Callable, grid: Rows, fields: Sequence[Array], reduce: Callabl
 
     def at(*leading):
         row = lambda x: fn(*leading, x)
-        return jax.vmap(row)(grid.axes[-1]) if grid.batch >= last else lax.map(row, grid.axes[-1], batch_size=grid.batch)
+        return (
+            jax.vmap(row)(grid.axes[-1]) if grid.batch >= last else lax.map(row, grid.axes[-1], batch_size=grid.batch)
+        )
 
     def block(i, filled):
         first = jnp.minimum(i * together, grid.rows - together)

@@ -1,7 +1,6 @@
 """Statistics of minima and barriers: the density of minima and the distribution of barrier heights (rows 14 and 15)."""
 
 import math
-from typing import cast
 
 import equinox as eqx
 import jax
@@ -10,7 +9,7 @@ import jax.random as jr
 import numpy as np
 from jax.scipy.special import ndtr
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Shaped
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 
 from rxjax_solvers._checks import finite, one_of, positive, require
 
@@ -265,7 +264,7 @@ def fit_barrier_distribution(
     values = positive(values, "barriers")
     scale = jnp.mean(values)
     tails = np.array([(1 + confidence) / 2, (1 - confidence) / 2])
-    interval = scale * jnp.asarray(2 * n / cast(np.ndarray, chi2.ppf(tails, 2 * n)), values.dtype)
+    interval = scale * jnp.asarray(n / gammaincinv(n, tails), values.dtype)
     distance = _anderson_darling if statistic == "anderson_darling" else _kolmogorov_smirnov
     seen = distance(jnp.sort(values / scale))
 

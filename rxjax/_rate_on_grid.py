@@ -55,7 +55,9 @@ def stencil(
             "it outside `jit`."
         )
     spacing = np.asarray(grid.spacing, np.float64)
-    half = np.broadcast_to(np.asarray(positive(real_array(jnp.asarray(radius), "radius"), "radius"), np.float64), (grid.dim,))
+    half = np.broadcast_to(
+        np.asarray(positive(real_array(jnp.asarray(radius), "radius"), "radius"), np.float64), (grid.dim,)
+    )
     # A hair more, so that a radius of three cells holds three cells in spite of rounding.
     reach = np.floor(half / spacing * (1 + 1e-6)).astype(int)
     offsets = np.array(list(itertools.product(*(range(-n, n + 1) for n in reach))), dtype=np.float64)

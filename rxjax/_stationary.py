@@ -33,8 +33,10 @@ def accuracy(dtype: jnp.dtype) -> float:
     return float(jnp.finfo(dtype).eps) ** 0.5
 
 
-def climb(fn: Callable, start: Float[Array, " d"], uphill: int, reach: Array, size: Array, max_steps: int) -> Stationary:
-    """The stationary point near `start` that is a maximum along its `uphill` lowest modes and a minimum along the others.
+def climb(
+    fn: Callable, start: Float[Array, " d"], uphill: int, reach: Array, size: Array, max_steps: int
+) -> Stationary:
+    """The stationary point near `start`: a maximum along its `uphill` lowest modes, a minimum along the others.
 
     Newton's method with the sign of each mode set (Cerjan and Miller, J. Chem. Phys. 75, 2800, 1981): with `uphill=0`
     it descends to a minimum, with 1 it climbs to a saddle of index 1, and near either it converges to rounding.
@@ -109,7 +111,9 @@ def _walk(fn: Callable, start: Array, step: Callable, reach: Array, size: Array,
         hessian, g = jax.jacfwd(slope, has_aux=True)(x)
         ok = jnp.all(jnp.isfinite(hessian)) & jnp.all(jnp.isfinite(g))
         # A NaN would stop the eigenvalue routine; the step is refused all the same.
-        eigenvalues, vectors = jnp.linalg.eigh(jnp.where(ok, (hessian + hessian.T) / 2, jnp.eye(x.shape[0], dtype=x.dtype)))
+        eigenvalues, vectors = jnp.linalg.eigh(
+            jnp.where(ok, (hessian + hessian.T) / 2, jnp.eye(x.shape[0], dtype=x.dtype))
+        )
         return g, eigenvalues, vectors, ok
 
     def advance(state):

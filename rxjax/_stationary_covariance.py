@@ -82,32 +82,27 @@ def sgd_stationary_covariance(
     return _solve(h, eta, mu, eta * c)
 
 
-def _operator(h: Array, eta: Array, mu: Array, s: Array) -> Array:
-    """The left-hand side of the equation for symmetric `s`: a linear map, self-adjoint."""
-    mul = lambda *xs: jnp.linalg.multi_dot(xs, precision=jax.lax.Precision.HIGHEST)
-    hs, hsh = mul(h, s), mul(h, s, h)
-    hhs = mul(h, hs)
-    drift = (1 - mu) * (hs + hs.T) - eta * (1 - mu) / (1 + mu) * hsh
-    return drift + eta * mu / (1 - mu**2) * (hhs + hhs.T - 2 * hsh)
-
-
-@jax.custom_jvp
 def _solve(h: Array, eta: Array, mu: Array, right: Array) -> Array:
-    """Solve the linear equation in the eigenbasis of `h`, where it is diagonal."""
-    x, basis = jnp.linalg.eigh(h)
-    a, b = x[:, None], x[None, :]
-    denominator = (1 - mu) * ((a + b) - eta / (1 + mu) * (a * b)) + eta * mu / (1 - mu**2) * (a - b) ** 2
+    """Solve the linear equation in the eigenbasis of `h`, where it is diagonal.
+
+    Eigenvectors have no derivative where eigenvalues coincide, the solution has: it is differentiated through the
+    equation.
+    """
     mul = lambda *xs: jnp.linalg.multi_dot(xs, precision=jax.lax.Precision.HIGHEST)
-    inner = mul(basis.T, right, basis) / denominator
-    s = mul(basis, inner, basis.T)
+
+    def left(s):
+        drift = mul(h, s) + mul(s, h)
+        twist = mul(h, h, s) + mul(s, h, h) - 2 * mul(h, s, h)
+        return (1 - mu) * (drift - eta / (1 + mu) * mul(h, s, h)) + eta * mu / (1 - mu**2) * twist
+
+    fixed_h, fixed_eta, fixed_mu = jax.lax.stop_gradient((h, eta, mu))
+    x, basis = jnp.linalg.eigh(fixed_h)
+    a, b = x[:, None], x[None, :]
+    diagonal = (1 - fixed_mu) * ((a + b) - fixed_eta / (1 + fixed_mu) * (a * b))
+    diagonal = diagonal + fixed_eta * fixed_mu / (1 - fixed_mu**2) * (a - b) ** 2
+
+    def solve(_, right):
+        return mul(basis, mul(basis.T, right, basis) / diagonal, basis.T)
+
+    s = jax.lax.custom_linear_solve(left, right, solve, symmetric=True)
     return (s + s.T) / 2
-
-
-@_solve.defjvp
-def _solve_jvp(primals, tangents):
-    # The slope of eigenvectors is infinite where eigenvalues coincide; that of the solution is not.
-    h, eta, mu, right = primals
-    dh, deta, dmu, dright = tangents
-    s = _solve(h, eta, mu, right)
-    _, change = jax.jvp(lambda h, eta, mu: _operator(h, eta, mu, s), (h, eta, mu), (dh, deta, dmu))
-    return s, _solve(h, eta, mu, dright - change)

@@ -47,7 +47,9 @@ def test_stationary_variance_and_units(momentum, sampling, noise):
 def test_noise_that_depends_on_place_follows_ito():
     flat = lambda theta: 0 * theta[0]
     settings = rx.Hyperparameters(0.1, 1, 10)
-    flow = jax.jit(lambda a: run(settings, lambda theta: a * (1 + theta[0] ** 2), flat, ts=jnp.array([0.0, 60.0])))(20.0)
+    flow = jax.jit(lambda a: run(settings, lambda theta: a * (1 + theta[0] ** 2), flat, ts=jnp.array([0.0, 60.0])))(
+        20.0
+    )
     exact = GRID.normalize(1 / (1 + GRID.axes[0] ** 2))
     np.testing.assert_allclose(flow.ps[-1], exact, atol=2e-3)
     mean = GRID.integrate(GRID.gaussian(0.5, 0.4) * (1 + GRID.axes[0] ** 2))

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from rxjax.landscapes import PlaneLandscape, evaluate, plane, plane_through, random_directions
 
@@ -79,8 +78,7 @@ def flat(tree):
     return np.concatenate([np.ravel(np.asarray(x, np.float64)) for x in leaves])
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
-@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize(("name", "k"), [("equinox", 2), ("flax", 3), ("array", 1), ("list", 3)])
 def test_against_flat_vectors(name, k):
     """Value, gradient, embedding and projection equal plain linear algebra on the flattened parameters."""
     loss, make = CASES[name]
@@ -105,6 +103,13 @@ def test_against_flat_vectors(name, k):
     np.testing.assert_allclose(surface.project(off), exact, rtol=1e-10, atol=1e-12)
     distance = np.linalg.norm(flat(off) - origin - columns @ exact)
     np.testing.assert_allclose(surface.residual(off), distance, rtol=1e-10, atol=1e-12)
+
+
+def test_almost_dependent_directions():
+    """Allowed, and still solved well: the Gram matrix alone, of condition number 1e10, would leave an error of 4e-7."""
+    origin, first, change = RNG.normal(size=(3, 50))
+    surface = plane(jnp.sum, origin, [first, first + 1e-5 * change])
+    np.testing.assert_allclose(surface.project(surface.embed([0.3, -0.2])), [0.3, -0.2], rtol=0, atol=1e-10)
 
 
 def test_everything_else_passes_through():
@@ -145,21 +150,20 @@ def test_mixed_dtypes_are_kept():
 
 
 def test_float32(float32):
-    params, direction = flax_like(), flax_like(1)
-    surface = plane(flax_loss, params, [direction, flax_like(2)])
-    theta = jnp.array([0.3, -0.2])
+    a, b, c = (jnp.asarray(np.random.default_rng(i).normal(size=9), jnp.float32) for i in range(3))
+    surface = plane_through(lambda p: jnp.sum(jnp.sin(p)), a, b, c)
+    theta = np.array([0.3, -0.2], np.float32)
     assert surface(theta).dtype == surface.gradient(theta).dtype == jnp.float32
     np.testing.assert_allclose(surface.project(surface.embed(theta)), theta, rtol=1e-5)
     assert surface.residual(surface.embed(theta)) < 1e-5
-    through = plane_through(flax_loss, params, direction, flax_like(2))
-    np.testing.assert_allclose(flat(through.embed(anchors(through)[2])), flat(flax_like(2)), atol=1e-5)
+    np.testing.assert_allclose(flat(surface.embed(anchors(surface)[2])), flat(c), atol=1e-5)
 
 
 def test_evaluate_in_chunks():
     loss, make = CASES["flax"]
     points = RNG.uniform(-1.0, 1.0, (3, 7, 2))
     direct = jax.jit(jax.vmap(jax.vmap(plane(loss, make(), [make(1), make(2)]))))(points)
-    for batch_size in (1, 4, 100):
+    for batch_size in (4, 100):
         surface = plane(loss, make(), [make(1), make(2)], batch_size=batch_size)
         values = surface.evaluate(points)
         assert values.shape == (3, 7)
@@ -283,9 +287,6 @@ def test_refused_directions():
     with pytest.raises(Exception, match="Argument `directions` must be linearly independent"):
         inside = jax.jit(lambda d: plane(loss, params, [good, d]).project(params))
         jax.block_until_ready(inside(twice))
-    # Almost dependent is allowed, and still solved well: the Gram matrix has a condition number of 1e10.
-    askew = plane(loss, params, [good, {"w": jnp.eye(2), "b": jnp.full(2, 1e-5)}])
-    np.testing.assert_allclose(askew.project(askew.embed([0.3, -0.2])), [0.3, -0.2], rtol=0, atol=2e-9)
     for number in (0, 4):
         with pytest.raises(
             ValueError, match=f"Argument `directions` must hold one to three PyTrees, but it holds {number}"

@@ -8,8 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from finite_differences import assert_gradients
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from refusals import assert_refused
 from scipy.stats import norm
 

@@ -1,5 +1,7 @@
 """The fit of rho = exp(a - c/eta): exact on the law, SciPy's line otherwise."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +29,7 @@ def test_the_law_itself():
 
 def test_errors_are_those_of_the_regression_line():
     fit = fit_rate_scaling(ETA, np.exp(NOISY))
-    line = linregress(1 / ETA, NOISY)
+    line: Any = linregress(1 / ETA, NOISY)
     assert fit.c == pytest.approx(-line.slope)
     assert fit.standard_error == pytest.approx(line.stderr)
     assert fit.log_prefactor == pytest.approx(line.intercept)

@@ -26,7 +26,7 @@ def variance(h, c, eta, mu=0.0):
     [(0.1, 0, 0.05263), (0.5, 0, 0.33333), (1.5, 0, 3.0), (0.1, 0.9, 0.51351), (1.0, 0.9, 6.7857)],
 )
 def test_one_dimension(eta, mu, expected):
-    assert variance(1.0, 1.0, eta, mu) == pytest.approx(expected, rel=2e-5)
+    assert variance(1.0, 1.0, eta, mu) == pytest.approx(expected, rel=5e-5)
     h, c = 0.7, 2.3
     exact = eta * c * (1 + mu) / ((1 - mu) * h * (2 * (1 + mu) - eta * h))
     assert variance(h, c, eta, mu) == pytest.approx(exact, rel=1e-13)
@@ -116,7 +116,7 @@ def test_refusals():
             (lambda x: solve(h.at[0, 1].add(x), c, 0.1), 1.0, "Argument `hessian` must be symmetric", 0.0),
             (lambda x: solve(x * h, c, 0.1), np.nan, "Argument `hessian` must be finite", 1.0),
             (lambda x: solve(h, x, 0.1), -1.0, "Argument `covariance`", 1.0),
-            (lambda x: solve(h, c, x), 1.0, "Argument `learning_rate` must be stable.*critical", 0.9),
+            (lambda x: solve(h, c, x), 1.01, "Argument `learning_rate` must be stable.*critical", 0.9),
             (lambda x: solve(h, c, x, 0.9), 1.91, "Argument `learning_rate` must be stable", 1.89),
             (lambda x: solve(h, c, x), 0.0, "Argument `learning_rate` must be positive", 0.9),
             (lambda x: solve(h, c, 0.1, x), 1.0, "Argument `momentum` must lie in", 0.9),

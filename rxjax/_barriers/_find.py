@@ -27,7 +27,7 @@ class Barriers(eqx.Module):
     """Saddles of index 1, each with the two minima to which steepest descent leads from it, lowest energy first.
 
     - `saddles`: `(m, d)`; `energies`: `(m,)`.
-    - `pairs`: `(m, 2)`, rows of the minima, the lower row number first.  Two passes between the same minima are two rows.
+    - `pairs`: `(m, 2)`, rows of the minima, the lower number first.  Two passes between the same minima are two rows.
     - `heights`: `(m, 2)`, the energy of the saddle above the first and above the second minimum: the barriers of the
         way forth and back.
     - `hessian_eigenvalues`: `(m, d)`, ascending: one negative, the others positive.
@@ -73,9 +73,9 @@ def find_barriers(
         watersheds and the places of least slope.  `"band"`, any dimension: nudged elastic bands between near minima
         with the improved tangent and a climbing image; candidates are all their tops.  If not given, the grid up
         to three dimensions where there are bounds.
-    - `bounds`: `(d, 2)`, the box in which saddles count; that of the landscape if not given.  May be left out for a band.
-    - `resolution`: points of the grid on each axis, one number or one an axis.  If not given 4096, 256 or 64 in one, two
-        or three dimensions.  Good values: five or more across the narrowest pass.
+    - `bounds`: `(d, 2)`, the box in which saddles count; that of the landscape if not given.  A band needs none.
+    - `resolution`: points of the grid on each axis, one number or one an axis.  If not given 4096, 256 or 64 in one,
+        two or three dimensions.  Good values: five or more across the narrowest pass.
     - `neighbours`: bands go from each minimum to so many nearest others, and after that between unconnected parts.
     - `images`: points on a band, both ends included.  `steps`: of its relaxation.
     - `key`: a key of `jax.random`: bands start with a small random bend, which takes them off lines of symmetry.
@@ -167,7 +167,9 @@ def _shape(dim: int, limits: np.ndarray | None, resolution: int | Sequence[int] 
     resolution = CELLS[dim] if resolution is None else resolution
     shape = (resolution,) * dim if isinstance(resolution, int) else tuple(int(n) for n in resolution)
     if len(shape) != dim or min(shape) < 3:
-        raise ValueError(f"Argument `resolution` must be 3 or more points for each of {dim} axes, but it is {resolution}.")
+        raise ValueError(
+            f"Argument `resolution` must be 3 or more points for each of {dim} axes, but it is {resolution}."
+        )
     return shape
 
 
@@ -218,7 +220,9 @@ class _Search:
         new = rows[np.sort(firsts[firsts >= len(self.saddles.points)]) - len(self.saddles.points)]
         if not len(new):
             return
-        sides = _descend_both(self.landscape, _padded(ends.point[new]), _padded(ends.eigenvectors[new, :, 0]), self.size)
+        sides = _descend_both(
+            self.landscape, _padded(ends.point[new]), _padded(ends.eigenvectors[new, :, 0]), self.size
+        )
         where, arrived = (np.asarray(x)[: len(new)] for x in sides)
         pairs = np.stack([self._name(where[:, s], arrived[:, s]) for s in (0, 1)], axis=1)
         more = _Found(ends.point[new], ends.energy[new], ends.eigenvalues[new], pairs)
@@ -278,7 +282,9 @@ class _Search:
             stats=self.stats,
         )
 
-    def _missed(self, merges: list, pairs: np.ndarray, energies: np.ndarray, eigenvalues: np.ndarray, cell: float) -> int:
+    def _missed(
+        self, merges: list, pairs: np.ndarray, energies: np.ndarray, eigenvalues: np.ndarray, cell: float
+    ) -> int:
         """Passes on the grid that lie below every path over the saddles found."""
         joined, rows = kruskal(len(self.known), pairs)
         paths = minimax(self.energies, joined, energies[rows])

@@ -87,7 +87,9 @@ def disconnectivity_graph(
         figure.colorbar(dots, ax=ax)
     if names:
         for i in range(n):
-            ax.annotate(str(i), (place[i], leaves[i]), (0, -5), textcoords="offset points", ha="center", va="top", size=8)
+            ax.annotate(
+                str(i), (place[i], leaves[i]), (0, -5), textcoords="offset points", ha="center", va="top", size=8
+            )
     ax.set_ylabel(ylabel)
     ax.set_xticks([])
     ax.set_xlim(-0.8, n - 0.2)

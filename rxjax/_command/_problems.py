@@ -135,8 +135,7 @@ def _digits(dim: int | None, seed: int) -> Problem:
         import numpy as np
 
         from .. import landscapes
-        from .._digits import NAMES as SOLUTIONS
-        from .._digits import digits_plane
+        from .._digits import NAMES as SOLUTIONS, digits_plane
 
         found = digits_plane(seed)
         anchors = np.asarray(found.landscape.anchors, np.float64)

@@ -31,8 +31,8 @@ def kramers_time(
 
     $$\tau = \frac{2\pi}{|\lambda_s|} \sqrt{\frac{|\det H_s|}{\det H_a}}\; e^{(L_s - L_a)/kT}$$
 
-    for $dX = -\nabla L\,dt + \sqrt{2kT}\,dW$, with $\lambda_s$ the negative eigenvalue of the saddle's Hessian $H_s$ and
-    $H_a$ the Hessian of the minimum (Eyring and Kramers in $d$ dimensions); in one dimension it is Kramers'
+    for $dX = -\nabla L\,dt + \sqrt{2kT}\,dW$, with $\lambda_s$ the negative eigenvalue of the saddle's Hessian $H_s$
+    and $H_a$ the Hessian of the minimum (Eyring and Kramers in $d$ dimensions); in one dimension it is Kramers'
     $2\pi / \sqrt{L''(a)\,|L''(b)|}\; e^{\Delta L/kT}$.
 
     Convention: the mean first-passage time to the NEXT MINIMUM, the inverse of the escape rate; to the saddle itself
@@ -120,7 +120,9 @@ class WayOut(NamedTuple):
     log_prefactor: Float[Array, ""]
 
 
-def way_out(landscape: Callable, minimum: Shaped[ArrayLike, "..."] | Sequence, saddle: Shaped[ArrayLike, "..."] | Sequence) -> WayOut:
+def way_out(
+    landscape: Callable, minimum: Shaped[ArrayLike, "..."] | Sequence, saddle: Shaped[ArrayLike, "..."] | Sequence
+) -> WayOut:
     """Check and improve a minimum and a saddle, and measure the landscape there."""
     points = []
     for x, name in zip(real_arrays(minimum=minimum, saddle=saddle), ("minimum", "saddle"), strict=True):

@@ -75,7 +75,8 @@ class ConstantNoise(AbstractNoise):
 class CurvatureNoise(AbstractNoise):
     r"""Noise in proportion to the curvature, $\Sigma_1 = H$: sharp minima are left exponentially faster.
 
-    $\Sigma_1 = H$ is Fisher's information for a log-likelihood near its best fit.  Along the way out $D = (\eta/2B)|L''|$:
+    $\Sigma_1 = H$ is Fisher's information for a log-likelihood near its best fit.  Along the way out
+    $D = (\eta/2B)|L''|$:
     the curvature $h_a$ of the minimum up to the inflection point, where a fraction $f$ of the barrier is climbed, and
     the $|\lambda_s|$ of the saddle from there on:
 

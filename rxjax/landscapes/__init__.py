@@ -5,19 +5,19 @@ asked for; the classes here also know their `dim`, `bounds`, `minima`, `saddles`
 """
 
 from ._base import AbstractLandscape as AbstractLandscape
-from ._callable import CallableLandscape as CallableLandscape
-from ._callable import as_landscape as as_landscape
-from ._callable import check_landscape as check_landscape
-from ._callable import evaluate as evaluate
-from ._callable import require_finite_values as require_finite_values
-from ._directions import plane_through as plane_through
-from ._directions import random_directions as random_directions
+from ._callable import (
+    CallableLandscape as CallableLandscape,
+    as_landscape as as_landscape,
+    check_landscape as check_landscape,
+    evaluate as evaluate,
+    require_finite_values as require_finite_values,
+)
+from ._directions import plane_through as plane_through, random_directions as random_directions
 from ._double_well import DoubleWell as DoubleWell
 from ._gaussian_wells import GaussianWells as GaussianWells
 from ._himmelblau import Himmelblau as Himmelblau
 from ._muller_brown import MullerBrown as MullerBrown
-from ._plane import PlaneLandscape as PlaneLandscape
-from ._plane import plane as plane
+from ._plane import PlaneLandscape as PlaneLandscape, plane as plane
 from ._quadratic import Quadratic as Quadratic
 from ._random_field import RandomField as RandomField
 from ._rastrigin import Rastrigin as Rastrigin

@@ -253,7 +253,7 @@ def plane(
         >>> import rxjax as rx
         >>> key = jax.random.key(0)
         >>> model = eqx.nn.Linear(4, 3, key=key)
-        >>> x = jax.random.normal(key, (32, 4))
+        >>> x = jnp.linspace(-1.0, 1.0, 32).reshape(8, 4)
         >>> loss = lambda model: jnp.mean((jax.vmap(model)(x) - x[:, :3] ** 2) ** 2)
         >>> directions = rx.landscapes.random_directions(key, model, 2)
         >>> surface = rx.landscapes.plane(loss, model, directions, bounds=(-0.5, 0.5))

@@ -2,20 +2,10 @@
 
 from ._diffusions import (
     AbsorbingInterval as AbsorbingInterval,
-)
-from ._diffusions import (
     DrivenOrnsteinUhlenbeck as DrivenOrnsteinUhlenbeck,
-)
-from ._diffusions import (
     ForcedRing as ForcedRing,
-)
-from ._diffusions import (
     OrnsteinUhlenbeck as OrnsteinUhlenbeck,
-)
-from ._diffusions import (
     ReflectingWall as ReflectingWall,
-)
-from ._diffusions import (
     RotationalOrnsteinUhlenbeck as RotationalOrnsteinUhlenbeck,
 )
 
