@@ -125,6 +125,10 @@ class FokkerPlanck(AbstractGenerator):
         return eqx.tree_at(lambda g: g.log_gibbs, self, -values / temperature, is_leaf=lambda x: x is None)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        return self.grid.shape
+
+    @property
     def time_dependent(self) -> bool:
         return self.coefficients is not None
 
@@ -143,6 +147,10 @@ class FokkerPlanck(AbstractGenerator):
         return sum(
             (from_front(r.adjoint(to_front(u, i)), i) for i, r in enumerate(self._static_rates())), jnp.zeros_like(u)
         )
+
+    def outflow(self) -> Float[Array, "*shape"]:
+        leaving = [from_front(r.up + r.down, i) for i, r in enumerate(self._static_rates())]
+        return sum(leaving[1:], leaving[0])
 
     def _static_rates(self) -> tuple[AxisRates, ...]:
         if self.time_dependent:

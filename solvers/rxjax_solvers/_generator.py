@@ -1,6 +1,7 @@
 """What every generator of a Markov process can do, and its face towards diffrax."""
 
 import abc
+import math
 
 import diffrax
 import equinox as eqx
@@ -17,16 +18,28 @@ _MAX_DENSE = 10_000
 class AbstractGenerator(eqx.Module):
     """A generator `W` of a Markov process, `dp/dt = W p`.
 
-    `p` holds densities on a grid, shape `(*shape)`.  The columns of `W` sum to zero, to minus the exit rate where a
-    side absorbs.  Linear in `p`, differentiable in every number that it was made from.
+    On a grid `p` holds densities, cell averages of shape `(*shape)`; without one, `grid` is `None` and `p` holds the
+    probabilities of `n` states, shape `(n,)`.  The columns of `W` sum to zero, to minus the exit rate where mass is
+    lost for good.  Linear in `p`, differentiable in every number that it was made from.
     """
 
-    grid: eqx.AbstractVar[Grid]
+    grid: eqx.AbstractVar[Grid | None]
 
     @property
+    @abc.abstractmethod
     def shape(self) -> tuple[int, ...]:
         """Shape of a density."""
-        return self.grid.shape
+
+    @property
+    def size(self) -> int:
+        """Number of cells or states."""
+        return math.prod(self.shape)
+
+    def mass(self, p: Float[Array, "*batch_and_shape"]) -> Float[Array, "*batch"]:
+        """Total probability of `p`, shape `(*batch, *shape)`."""
+        if self.grid is not None:
+            return self.grid.integrate(p)
+        return jnp.sum(p, axis=tuple(range(p.ndim - len(self.shape), p.ndim)))
 
     @property
     @abc.abstractmethod
@@ -45,15 +58,23 @@ class AbstractGenerator(eqx.Module):
     def adjoint(self, u: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """`W' u`: Kolmogorov's backward operator, `<u, W p> = <W' u, p>`."""
 
+    @abc.abstractmethod
+    def outflow(self) -> Float[Array, "*shape"]:
+        """Total rate at which each cell is left, exits included: minus the diagonal of `W`."""
+
+    def exit_rates(self) -> Float[Array, "*shape"]:
+        """Rate at which mass in each cell is lost for good: minus the column sums of `W`."""
+        return -self.adjoint(jnp.ones_like(self.outflow()))
+
     def as_matrix(self) -> Float[Array, "cells cells"]:
         """`W` as a dense matrix on densities raveled in C order, for up to 10,000 cells."""
-        size = self.grid.size
+        size = self.size
         if size > _MAX_DENSE:
             raise ValueError(
-                f"A dense matrix of {size} x {size} entries must stay below {_MAX_DENSE} cells, but the grid has "
+                f"A dense matrix of {size} x {size} entries must stay below {_MAX_DENSE} cells, but the generator has "
                 f"{size}.  Use `apply` and `adjoint`, which need no matrix, or a coarser grid."
             )
-        basis = jnp.eye(size, dtype=self.grid.lower.dtype).reshape(size, *self.shape)
+        basis = jnp.eye(size, dtype=self.outflow().dtype).reshape(size, *self.shape)
         return jax.vmap(self.apply)(basis).reshape(size, size).T
 
 

@@ -23,7 +23,7 @@ def check_density(p0: Array, generator: AbstractGenerator, name: str = "p0") -> 
     if not jnp.issubdtype(p0.dtype, jnp.floating):
         raise ValueError(f"Argument `{name}` must be floating point, but it is {p0.dtype}.")
     p0 = non_negative(p0, name)
-    mass = generator.grid.integrate(p0)
+    mass = generator.mass(p0)
     faults = [(mass == 0, "has zero mass"), (~(jnp.abs(mass - 1) <= 1e-3), "has another mass")]
     shown = None if is_traced(mass) else f"mass {float(mass):.6g}"
     return require(p0, name, "have mass 1 within 1e-3", faults, "Pass it through `grid.normalize`.", shown)
@@ -97,7 +97,7 @@ def solve(
     if saveat is None:
         saveat = diffrax.SaveAt(ts=ts)
     if ts.shape[0] == 1:
-        mass = generator.grid.integrate(p0)[None]
+        mass = generator.mass(p0)[None]
         stats = dict(num_steps=0, num_accepted_steps=0, num_rejected_steps=0, mass=mass, min=jnp.min(p0))
         return Solution(ts, p0[None], diffrax.RESULTS.successful, stats)
     wants_state = isinstance(method, Strang) and not saveat.solver_state
@@ -121,7 +121,7 @@ def solve(
     )
     stats = {k: v for k, v in sol.stats.items() if k != "max_steps"}
     if isinstance(sol.ys, jax.Array):
-        stats |= dict(mass=generator.grid.integrate(sol.ys), min=jnp.min(sol.ys))
+        stats |= dict(mass=generator.mass(sol.ys), min=jnp.min(sol.ys))
     if isinstance(method, Strang) and sol.solver_state is not None:
         stats |= dict(limited_steps=sol.solver_state.limited, moved_mass=sol.solver_state.moved)
     return Solution(sol.ts, sol.ys, sol.result, stats)  # pyright: ignore[reportArgumentType]
