@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int, Shaped
@@ -45,10 +46,11 @@ def basins(energy: Shaped[ArrayLike, "*shape"], grid: Grid, depth: float = 0.0) 
         raise ValueError("Argument `energy` must be finite, but it is not.")
     if not (math.isfinite(depth) and depth >= 0):
         raise ValueError(f"Argument `depth` must be non-negative and finite, but it is {depth}.")
-    neighbours = _neighbours(values, grid)
-    roots = _follow(_downhill(values, neighbours))
+    wraps = [low == "periodic" for low, _ in grid.boundary]
+    around = list(neighbours(values, np.asarray(grid.spacing, np.float64), wraps))
+    roots = watershed(values, around)
     while depth > 0:
-        joined = _follow(_across_passes(values.reshape(-1), roots, neighbours, depth))[roots]
+        joined = _follow(_across_passes(values.reshape(-1), roots, around, depth))[roots]
         if np.array_equal(joined, roots):
             break
         roots = joined
@@ -62,41 +64,45 @@ def shares(p: Shaped[ArrayLike, "*shape"], labels: Int[np.ndarray, "*shape"]) ->
     return mass / mass.sum()
 
 
-def _neighbours(energy: np.ndarray, grid: Grid) -> list[tuple[float, np.ndarray, np.ndarray]]:
+def neighbours(
+    energy: np.ndarray, spacing: np.ndarray, wraps: Sequence[bool]
+) -> Iterator[tuple[float, np.ndarray, np.ndarray]]:
     """For each offset its length, and every cell's neighbour there: its energy and its flat index.
 
     Outside the grid the energy is infinite, and the index the cell's own.
     """
-    wraps = [low == "periodic" for low, _ in grid.boundary]
-    spacing = np.asarray(grid.spacing, np.float64)
-    index = np.arange(grid.size).reshape(grid.shape)
+    index = np.arange(energy.size).reshape(energy.shape)
     around, number = _pad(energy, wraps, math.inf), _pad(index, wraps, -1)
-    found = []
-    for offset in itertools.product((-1, 0, 1), repeat=grid.dim):
+    for offset in itertools.product((-1, 0, 1), repeat=energy.ndim):
         if any(offset):
-            window = tuple(slice(1 + o, 1 + o + n) for o, n in zip(offset, grid.shape, strict=True))
+            window = tuple(slice(1 + o, 1 + o + n) for o, n in zip(offset, energy.shape, strict=True))
             beside = np.where(number[window] < 0, index, number[window]).reshape(-1)
-            found.append((float(np.linalg.norm(offset * spacing)), around[window].reshape(-1), beside))
-    return found
+            yield float(np.linalg.norm(offset * spacing)), around[window].reshape(-1), beside
 
 
-def _downhill(energy: np.ndarray, neighbours: list[tuple[float, np.ndarray, np.ndarray]]) -> np.ndarray:
+def watershed(energy: np.ndarray, around: list[tuple[float, np.ndarray, np.ndarray]]) -> np.ndarray:
+    """For each cell the flat index of the minimum to which steepest descent leads; infinite cells lead to their own."""
+    return _follow(_downhill(energy, around))
+
+
+def _downhill(energy: np.ndarray, around: list[tuple[float, np.ndarray, np.ndarray]]) -> np.ndarray:
     """For each cell the flat index of the neighbour to which the loss falls most steeply, or its own."""
     cells = energy.reshape(-1)
     lowest = level = np.arange(cells.size)
     steepest = np.zeros(cells.shape)
-    for distance, height, number in neighbours:
-        slope = (cells - height) / distance
+    for distance, height, number in around:
+        with np.errstate(invalid="ignore"):
+            slope = (cells - height) / distance
         lowest = np.where(slope > steepest, number, lowest)
         steepest = np.maximum(steepest, slope)
         level = np.where(height == cells, np.minimum(level, number), level)
     return np.where(steepest > 0, lowest, level)
 
 
-def _across_passes(cells: np.ndarray, roots: np.ndarray, neighbours: list, depth: float) -> np.ndarray:
+def _across_passes(cells: np.ndarray, roots: np.ndarray, around: list, depth: float) -> np.ndarray:
     """For each minimum of a shallow basin the lower minimum beyond its lowest pass; for other cells their own."""
     own = np.arange(cells.size)
-    sides = [(roots[number], np.maximum(cells, height)) for _, height, number in neighbours]
+    sides = [(roots[number], np.maximum(cells, height)) for _, height, number in around]
     lowest = np.full(cells.shape, np.inf)
     for other, height in sides:
         np.minimum.at(lowest, roots, np.where(other == roots, np.inf, height))
@@ -117,7 +123,7 @@ def _follow(pointer: np.ndarray) -> np.ndarray:
     return pointer
 
 
-def _pad(f: np.ndarray, wraps: list[bool], outside: float) -> np.ndarray:
+def _pad(f: np.ndarray, wraps: Sequence[bool], outside: float | int) -> np.ndarray:
     """`f` with one more layer on every side: its own other end on an axis that wraps, else `outside`."""
     for axis, wrap in enumerate(wraps):
         width = [(1, 1) if i == axis else (0, 0) for i in range(f.ndim)]

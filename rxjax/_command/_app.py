@@ -58,12 +58,13 @@ def main() -> None:
         raise
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         from .._version import __version__
 
         typer.echo(f"rxjax {__version__}")
         raise typer.Exit()
+    return wanted
 
 
 @app.callback()

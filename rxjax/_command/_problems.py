@@ -116,20 +116,20 @@ def _ladder(np: Any, dim: int) -> Any:
 # Learning rate times curvature stays below 0.2, and kT is a fraction of the barriers: the density falls into a well
 # first and then leaks out of it.
 _DEFAULTS = {
-    "double-well": Defaults(0.02, 4, covariance=(120.0,), time=30.0, start=(-1.4, 1.8), std=(0.25,)),
-    "muller-brown": Defaults(2e-5, 8, covariance=(1.2e7,), time=0.05, start=(-0.2, 1.1), std=(0.1,)),
-    "himmelblau": Defaults(1e-3, 8, covariance=(1.6e5,), time=2.0, start=(0.0, 0.0), std=(0.5,)),
-    "styblinski-tang": Defaults(2e-3, 4, covariance=(4e4,), time=8.0, start=(2.0, 3.0), std=(0.4,)),
-    "rastrigin": Defaults(4e-4, 4, covariance=(1e5,), shape="160", time=4.0, start=(3.0, 2.0), std=(0.15,)),
-    "rosenbrock": Defaults(1e-4, 4, covariance=(2.4e5,), time=0.8, start=(-1.2, 1.0), std=(0.12,)),
-    "quadratic": Defaults(0.02, 4, covariance=(120.0,), time=10.0, start=(-2.0, -1.0), std=(0.2,)),
+    "double-well": Defaults(0.02, 4.0, covariance=(120.0,), time=30.0, start=(-1.4, 1.8), std=(0.25,)),
+    "muller-brown": Defaults(2e-5, 8.0, covariance=(1.2e7,), time=0.05, start=(-0.2, 1.1), std=(0.1,)),
+    "himmelblau": Defaults(1e-3, 8.0, covariance=(1.6e5,), time=2.0, start=(0.0, 0.0), std=(0.5,)),
+    "styblinski-tang": Defaults(2e-3, 4.0, covariance=(4e4,), time=8.0, start=(2.0, 3.0), std=(0.4,)),
+    "rastrigin": Defaults(4e-4, 4.0, covariance=(1e5,), shape="160", time=4.0, start=(3.0, 2.0), std=(0.15,)),
+    "rosenbrock": Defaults(1e-4, 4.0, covariance=(2.4e5,), time=0.8, start=(-1.2, 1.0), std=(0.12,)),
+    "quadratic": Defaults(0.02, 4.0, covariance=(120.0,), time=10.0, start=(-2.0, -1.0), std=(0.2,)),
 }
 
 
 def _digits(dim: int | None, seed: int) -> Problem:
     if dim not in (None, 2):
         raise Refusal(f"Argument `--dim` must be 2 for digits, the plane through three solutions, but it is {dim}.")
-    defaults = Defaults(0.3, 1, 1797, 0.9, shape="64", time=900.0, std=(1.2,))
+    defaults = Defaults(0.3, 1.0, 1797.0, 0.9, shape="64", time=900.0, std=(1.2,))
 
     def prepare(bounds):
         import numpy as np

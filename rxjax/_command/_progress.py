@@ -62,7 +62,8 @@ def stages(console: Console) -> Iterator[Stages]:
         TaskProgressColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    # A log file gets no bar, and no empty line in its place.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield Stages(progress)
 
 

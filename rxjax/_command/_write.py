@@ -29,7 +29,7 @@ def write(run: Run, folder: Path, animation: bool, options: dict[str, Any], stag
             plot.loss(flow).savefig(staged.path(f"{name}-loss.png"), dpi=150)
             if animation:
                 stages.say("Drawing the animation", total=1.0)
-                plot.animate(flow, staged.path(f"{name}.gif"), dpi=90, on_frame=stages.done, **look)
+                plot.animate(flow, staged.path(f"{name}.gif"), dpi=90.0, on_frame=stages.done, **look)
             stages.say("Writing data")
             data = to_dataset(flow, **attributes(run, options))
             data.to_netcdf(staged.path(f"{name}.nc"), engine="h5netcdf")

@@ -35,7 +35,7 @@ class Frames:
     def title(self, i: int) -> str:
         steps = self.steps[i]
         count = f"{steps:,.0f}" if steps >= 1 or steps == 0 else f"{steps:.2g}"
-        return f"t = {short(self.ts[i])}  ({count} step{'' if count == '1' else 's'})"
+        return f"t = {short(float(self.ts[i]))}  ({count} step{'' if count == '1' else 's'})"
 
 
 def short(t: float) -> str:

@@ -61,7 +61,8 @@ def require(
     for bad, what in known:
         if np.any(np.asarray(bad)):
             if shown is None and not is_traced(x):
-                shown = np.array2string(np.asarray(x), threshold=8, precision=6)
+                value = np.asarray(x)
+                shown = f"{value.item():.6g}" if value.ndim == 0 else np.array2string(value, threshold=8, precision=6)
             raise ValueError(f"{head} {what}{'' if shown is None else f': got {shown}'}.{tail}")
     traced = [(bad, what) for bad, what in faults if is_traced(bad)]
     if not traced or not _RUN_TIME_CHECKS.get():
