@@ -9,6 +9,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
@@ -43,7 +44,7 @@ number = 3.0
 def a_user(monkeypatch, tmp_path):
     """JAX's own settings, for threads too, in an empty folder with a landscape module in it."""
     names = ("jax_enable_x64", "jax_numpy_rank_promotion", "jax_numpy_dtype_promotion")
-    before = {name: getattr(jax.config, name) for name in names}
+    before = {name: jax.config.read(name) for name in names}
     for name, value in zip(names, (False, "allow", "standard"), strict=True):
         jax.config.update(name, value)
     (tmp_path / "own_losses.py").write_text(OWN)
@@ -78,7 +79,7 @@ def test_a_run_and_its_files(tmp_path):
         assert data.attrs["learning_rate"] == np.float32(0.01) and data.attrs["batch_size"] == 4
         assert json.loads(data.attrs["command_options"])["seed"] == 3
         assert data.attrs["boundary"] == "reflecting/reflecting" and data.attrs["end_time"] == 2
-    assert jax.config.jax_enable_x64 is False
+    assert jax.config.read("jax_enable_x64") is False
 
 
 def test_a_function_of_ones_own(tmp_path):
@@ -194,7 +195,7 @@ def test_projected_covariance_is_that_of_single_gradients():
     params = _digits.initial(key, 64)
     directions = landscapes.random_directions(key, params, 2)
     plane = landscapes.plane(loss, params, directions, bounds=(-1.0, 1.0))
-    ours = _digits.projected_covariance(plane, loss, np.zeros((1, 2), np.float32))
+    ours = _digits.projected_covariance(plane, loss, jnp.zeros((1, 2)))
 
     @jax.jit
     def gradients(params):

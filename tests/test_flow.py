@@ -1,5 +1,7 @@
 """From a loss and hyperparameters to a density: units, noise, refusals."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ BOWL = rx.landscapes.Quadratic(jnp.array([[2.0]]))
 TS = jnp.array([0.0, 0.5, 6.0])
 
 
-def run(hyperparameters, covariance, landscape=BOWL, grid=GRID, ts=TS, **options):
+def run(hyperparameters, covariance, landscape: Any = BOWL, grid=GRID, ts=TS, **options):
     p0 = grid.gaussian(0.5, 0.4)
     return rx.probability_flow(landscape, hyperparameters, covariance, grid, p0, ts, **options)
 

@@ -23,7 +23,8 @@ _SAMPLE = {1: 129, 2: 33, 3: 17}
 def own_landscape(name: str, dim: int | None, bounds: Any) -> Problem:
     """The problem of a function found in the current folder or among installed modules."""
     fn = _load(name)
-    own_bounds, own_dim = getattr(fn, "bounds", None), getattr(fn, "dim", None)
+    own_bounds: Any = getattr(fn, "bounds", None)
+    own_dim = getattr(fn, "dim", None)
     if bounds is None and own_bounds is None:
         raise Refusal(
             f"Argument `--bounds` must be given for {name}, which has no `bounds` of its own: low:high for each axis, "

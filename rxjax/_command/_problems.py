@@ -149,7 +149,9 @@ def _digits(dim: int | None, seed: int) -> Problem:
         landscape = found.landscape if bounds is None else landscapes.as_landscape(found.landscape, bounds=bounds)
         # The mean of the three networks' weights lies on a hill: where does SGD go from there?
         start = tuple(float(x) for x in anchors.mean(axis=0))
-        points = dict(zip(SOLUTIONS, (tuple(float(x) for x in a) for a in anchors), strict=True))
+        points: dict[str, tuple[float, ...]] = {
+            name: tuple(float(x) for x in a) for name, a in zip(SOLUTIONS, anchors, strict=True)
+        }
         return Ready(landscape, found.covariance, replace(defaults, start=start), found.landscape.names, points, facts)
 
     title = "plane through three networks trained on digits"

@@ -88,6 +88,7 @@ def compute(problem: Problem, given: dict[str, Any], bounds: Any, boundary: str,
     hyperparameters = _hyperparameters(settings)
     start = _start(settings, grid)
     end = _parse.positive(settings.time, "--time")
+    assert end is not None and settings.learning_rate is not None
     measured = settings.covariance is None
     sigma1 = ready.covariance if measured else jnp.asarray(_each(settings.covariance, grid.dim), energy.dtype)
     # Squares: the fall into a well is fast, the way out of it slow.

@@ -64,21 +64,21 @@ def animate(
     check_film(path, fps)
     data = frames(flow, axes, names)
     mean = np.asarray(flow.loss)
-    below = None
+    below: Axes | None = None
     if ax is None:
         height = 1.0 if data.dim == 1 else box_aspect(data)
         figure = Figure(figsize=(5.0, 4.2 * height + 1.6), layout="constrained")
-        ax, below = figure.subplots(2, 1, height_ratios=[4.2 * height, 1.25])
+        above, below = figure.subplots(2, 1, height_ratios=[4.2 * height, 1.25])
         loss(flow, below, log=_falls_early(data.ts, mean))
     else:
-        figure, ax = own_figure(ax, (1.0, 1.0))
-    change = _film_curve(ax, data) if data.dim == 1 else _film_map(figure, ax, data, points)
+        figure, above = own_figure(ax, (1.0, 1.0))
+    change = _film_curve(above, data) if data.dim == 1 else _film_map(figure, above, data, points)
     # The lines and spines over a map move with it: they are drawn again on top.
-    moving = [*ax.images, *ax.collections, *ax.lines, *ax.texts, *ax.spines.values(), ax.title]
+    moving = [*above.images, *above.collections, *above.lines, *above.texts, *above.spines.values(), above.title]
     dots = []
     if below is not None:
         dots = below.plot(data.ts[:1], mean[:1], "o", color="#d1495b", ms=7, zorder=3)
-    ax.set_title(data.title(len(data.ts) - 1), fontsize="medium")
+    above.set_title(data.title(len(data.ts) - 1), fontsize="medium")
     if figure.get_layout_engine() is not None:
         # Laid out once: a layout that follows the length of each title would tremble.
         figure.draw_without_rendering()
@@ -86,7 +86,7 @@ def animate(
 
     def draw(i: int) -> None:
         change(i)
-        ax.set_title(data.title(i), fontsize="medium")
+        above.set_title(data.title(i), fontsize="medium")
         for dot in dots:
             # On a logarithmic axis time zero has no place: the dot waits at the first one that has.
             k = i if data.ts[i] > 0 or dot.axes is None or dot.axes.get_xscale() == "linear" else min(1, len(mean) - 1)

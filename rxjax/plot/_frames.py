@@ -80,7 +80,7 @@ def frames(flow: Flow, axes: Sequence[int] | None = None, names: Sequence[str] |
     )
 
 
-def nearest(ts: np.ndarray, times: float | Sequence[float]) -> list[int]:
+def nearest(ts: np.ndarray, times: float | Sequence[float] | np.ndarray) -> list[int]:
     """Indices of the saved times nearest to `times`, each once."""
     wanted = np.atleast_1d(np.asarray(times, np.float64))
     slack = 1e-6 * max(abs(ts[-1]), abs(ts[0]))

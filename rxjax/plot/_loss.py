@@ -54,7 +54,7 @@ def loss(flow: Flow, ax: Axes | None = None, *, label: str | None = None, log: b
     if first:
         run = flow.hyperparameters
         rate = float(run.learning_rate / (1 - run.momentum))
-        above = ax.secondary_xaxis("top", functions=(lambda t: t / rate, lambda s: s * rate))
+        above = ax.secondary_xaxis("top", functions=(lambda t: np.asarray(t) / rate, lambda s: np.asarray(s) * rate))
         above.set_xlabel("steps")
     if label is not None:
         ax.legend(frameon=False)
