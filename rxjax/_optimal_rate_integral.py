@@ -34,7 +34,7 @@ class OptimalRate(eqx.Module):
     bound: Int[Array, ""]
 
     @property
-    def at_bound(self) -> Bool[Array, ""]:
+    def at_bound(self) -> Bool[Array, "..."]:
         """Whether the maximum lies at a bound: then `learning_rate` says more about the bounds than about the loss."""
         return self.bound != 0
 

@@ -69,7 +69,8 @@ class SGDProposal(eqx.Module):
         else:
             factor = jnp.linalg.cholesky(c)
             remedy = "Add a small multiple of the identity to a singular one, or give its diagonal."
-            faults = [(~jnp.isfinite(factor), "is singular")]
+            # A pivot of exactly zero is finite, but has no derivative.
+            faults = [(~(jnp.diagonal(factor) > 0), "is singular")]
             self.factor = require(factor, "covariance", "be positive definite", faults, remedy)
 
     def __call__(self, learning_rate: ArrayLike) -> SGDUpdates:
@@ -78,7 +79,7 @@ class SGDProposal(eqx.Module):
 
 
 def proposal_nodes(proposal: Any, dim: int, order: int) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
-    """Nodes and weights of a rule for the mean over a proposal; exact for polynomials up to degree `order` at least."""
+    """Nodes and weights of a rule for the mean over a proposal; exact for polynomials of degree `2 order - 3`."""
     if dim > 3:
         raise ValueError(
             f'Argument `method` must be "monte_carlo" beyond 3 dimensions, but it is "quadrature" in {dim}.'
