@@ -35,7 +35,7 @@ def basins(energy: Shaped[ArrayLike, "*shape"], grid: Grid, depth: float = 0.0) 
         >>> from rxjax._basins import basins
         >>> grid = rx.solvers.Grid(-2.0, 2.0, 8)
         >>> print(basins((grid.axes[0] ** 2 - 1) ** 2, grid))
-        [1 1 1 1 5 5 5 5]
+        [2 2 2 2 5 5 5 5]
 
         ```
     """

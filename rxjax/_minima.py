@@ -14,8 +14,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from rxjax_solvers._checks import is_traced, positive, require
 
-from ._stationary import accuracy, climb, deduplicate, is_bottom
-from .landscapes import as_landscape, require_finite_values
+from ._stationary import accuracy, climb, deduplicate, each, is_bottom, still
+from .landscapes import as_landscape, evaluate, require_finite_values
 from .landscapes._callable import check_bounds
 
 # Below this many distinct minima one program serves; the list grows by this factor when it is full.
@@ -83,8 +83,11 @@ def find_minima(
     from starts can prove that it is complete; a narrow well is missed in silence.
 
     **How it fails:** Hessians are formed and decomposed, so a thousand coordinates are the limit.  In a continuous
-    valley every start ends elsewhere: `degenerate` is true for many rows.  The derivative of the result in the
-    landscape's parameters is not that of the minima: [`kramers_time`][] takes the motion of a minimum into account.
+    valley every start ends elsewhere: `degenerate` is true for many rows.
+
+    **Derivatives:** with `max_minima`, those of `points` and `energies` in the parameters of the landscape are those of
+    the minima, which move with it (implicit function theorem; a degenerate minimum is held along its flat modes).
+    `hessian_eigenvalues` has none: take those of `jax.hessian(landscape)(point)`.
 
     **Raises:** `ValueError` for bounds that are missing or do not ascend, for starts that do not fit, for a landscape
     that is not finite at a start, and (without `max_minima`) if there is no minimum at all.
@@ -93,12 +96,11 @@ def find_minima(
 
         ```python
         >>> import rxjax as rx
-        >>> minima = rx.find_minima(rx.landscapes.Himmelblau())
-        >>> print(minima.points.round(4))
-        [[ 3.      2.    ]
-         [ 3.5844 -1.8481]
-         [-3.7793 -3.2832]
-         [-2.8051  3.1313]]
+        >>> minima = rx.find_minima(rx.landscapes.MullerBrown())
+        >>> print(minima.points.round(3), minima.energies.round(1))
+        [[-0.558  1.442]
+         [ 0.623  0.028]
+         [-0.05   0.467]] [-146.7 -108.2  -80.8]
         >>> minima.stats["unseen"]
         0.0
 
@@ -170,41 +172,43 @@ def spread(n: int, dim: int, key: Any, dtype: Any) -> Float[Array, "n d"]:
 @eqx.filter_jit
 def _descend_all(landscape: Callable, at: Array, bounds: Array | None, size: Array, max_steps: int) -> dict[str, Array]:
     """Where each start ends."""
-    energies = require_finite_values(jax.vmap(landscape)(at))
+    energies = require_finite_values(evaluate(landscape, at))
+    fixed = still(landscape, at[0])
     widths = jnp.full(at.shape[1], size) if bounds is None else bounds[:, 1] - bounds[:, 0]
     tolerance = accuracy(at.dtype)
     solver = optx.BFGS(rtol=tolerance, atol=tolerance)
 
     def one(start, energy):
         # In units of the box, with a slope of .1 at the start, so that the first step is a tenth of the box.
-        slope = jnp.linalg.norm(widths * jax.grad(landscape)(start))
+        slope = jnp.linalg.norm(widths * jax.grad(fixed)(start))
         scale = 0.1 / jnp.where(slope > 0, slope, 1)
-        local = lambda u, _: scale * (landscape(start + widths * u) - energy)
+        local = lambda u, _: scale * (fixed(start + widths * u) - energy)
         there = optx.minimise(local, solver, jnp.zeros_like(start), max_steps=max_steps, throw=False).value
         there = jnp.where(jnp.all(jnp.isfinite(there)), start + widths * there, start)
-        end = climb(landscape, there, 0, 0.1 * size, size, 64)
+        end = climb(fixed, there, 0, 0.1 * size, size, 64)
         inside = jnp.ones((), bool)
         if bounds is not None:
             slack = accuracy(at.dtype) * widths
             inside = jnp.all((end.point >= bounds[:, 0] - slack) & (end.point <= bounds[:, 1] + slack))
-        bottom = is_bottom(landscape, end, energy, size)
+        bottom = is_bottom(fixed, end, energy, size)
         # A curvature that lifts the whole box by less than rounding is lost too.
         lost = jnp.finfo(at.dtype).eps * jnp.abs(energy - end.energy) / size**2
         degenerate = end.degenerate() | (end.eigenvalues[0] <= lost)
-        return end.point, end.energy, end.eigenvalues, end.index(), degenerate, end.converged, inside, bottom
+        point, height = end.moved(landscape)
+        return point, height, end.eigenvalues, end.index(), degenerate, end.converged, inside, bottom
 
     names = ("points", "energies", "hessian_eigenvalues", "index", "degenerate", "converged", "inside", "bottom")
-    return dict(zip(names, jax.vmap(one)(at, energies), strict=True))
+    return dict(zip(names, each(one, landscape, at, energies), strict=True))
 
 
 @eqx.filter_jit
 def _collect(search: dict[str, Array], merge: Array, size: Array, room: int) -> Minima:
     """The distinct minima among the ends, lowest first, in arrays of `room` rows."""
     good = search["converged"] & search["inside"] & search["bottom"] & (search["index"] == 0)
-    order = jnp.argsort(jnp.where(good, search["energies"], jnp.inf))
+    order = jnp.argsort(jnp.where(good, jax.lax.stop_gradient(search["energies"]), jnp.inf))
     ends = jax.tree.map(lambda x: x[order], search)
     good = good[order]
-    firsts, labels, dropped = deduplicate(ends["points"], good, merge, room)
+    firsts, labels, dropped = deduplicate(jax.lax.stop_gradient(ends["points"]), good, merge, room)
     mask = firsts >= 0
     rows = {k: ends[k][jnp.maximum(firsts, 0)] for k in ("points", "energies", "hessian_eigenvalues", "degenerate")}
     counts = jnp.sum(labels[None, :] == jnp.arange(room, dtype=jnp.int32)[:, None], axis=1).astype(jnp.int32)

@@ -169,8 +169,8 @@ def expected_minima_density(
 
         ```python
         >>> import rxjax as rx
-        >>> print(rx.expected_minima_density(1.0).round(5), rx.expected_minima_density(1.0, -1.0).round(5))
-        0.27566 0.10494
+        >>> print(rx.expected_minima_density(1.0).round(4), rx.expected_minima_density(1.0, -1.0).round(4))
+        0.2757 0.1158
 
         ```
     """

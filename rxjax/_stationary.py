@@ -1,6 +1,7 @@
 """Walks to stationary points of a landscape, step by step in the eigenvectors of its Hessian."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -23,9 +24,36 @@ class Stationary(eqx.Module):
         """The number of downward directions; eigenvalues lost in rounding count as neither up nor down."""
         return jnp.sum(self.eigenvalues < -self.floor).astype(jnp.int32)
 
+    def moved(self, fn: Callable) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+        """The point and its energy, with their derivatives in the parameters of `fn` (implicit function theorem).
+
+        Along modes whose curvature is lost in rounding the motion is not defined: it is left out.
+        """
+        point, eigenvalues, eigenvectors = jax.lax.stop_gradient((self.point, self.eigenvalues, self.eigenvectors))
+        known = jnp.abs(eigenvalues) > self.floor
+        slopes = _times(eigenvectors.T, jax.grad(fn)(point))
+        step = -_times(eigenvectors, jnp.where(known, slopes / jnp.where(known, eigenvalues, 1), 0))
+        point = point + (step - jax.lax.stop_gradient(step))
+        return point, fn(point)
+
     def degenerate(self) -> Bool[Array, ""]:
         """Whether some eigenvalue is lost in rounding."""
         return jnp.any(jnp.abs(self.eigenvalues) <= self.floor)
+
+
+def still(landscape: Callable, theta: Float[Array, " d"]) -> Callable:
+    """The landscape as a constant: what it closes over and holds is differentiated no more, `theta` is."""
+    convert, captured = jax.closure_convert(landscape, theta)
+    captured = jax.lax.stop_gradient(captured)
+    return lambda theta: convert(theta, *captured)
+
+
+def each(fn: Callable, landscape: Callable, *xs: Array) -> Any:
+    """`fn` at every row of `xs`, at once, or as many at a time as the landscape says that memory holds."""
+    batch = getattr(landscape, "batch_size", None)
+    if batch is None or xs[0].shape[0] <= batch:
+        return jax.vmap(fn)(*xs)
+    return jax.lax.map(lambda x: fn(*x), xs, batch_size=batch)
 
 
 def accuracy(dtype: jnp.dtype) -> float:
@@ -118,16 +146,16 @@ def _walk(fn: Callable, start: Array, step: Callable, reach: Array, size: Array,
 
     def advance(state):
         x, g, eigenvalues, vectors, modes, radius, count, _ = state
-        proposal = x + vectors @ modes
+        proposal = x + _times(vectors, modes)
         new_g, new_eigenvalues, new_vectors, ok = local(proposal)
-        surprise = _length(vectors.T @ (new_g - g) - eigenvalues * modes) / _length(g)
+        surprise = _length(_times(vectors.T, new_g - g) - eigenvalues * modes) / _length(g)
         accept = ok & ((surprise <= 0.5) | (_length(new_g) < 0.5 * _length(g)) | (count == 0))
         pick = lambda a, b: jnp.where(accept, a, b)
         x, g = pick(proposal, x), pick(new_g, g)
         eigenvalues, vectors = pick(new_eigenvalues, eigenvalues), pick(new_vectors, vectors)
         grown = jnp.where((surprise < 0.1) & (count > 0), jnp.minimum(2 * radius, reach), radius)
         radius = jnp.where(accept, grown, jnp.minimum(radius, _length(modes)) / 4)
-        slopes = vectors.T @ g
+        slopes = _times(vectors.T, g)
         # At the smallest steps it is rounding at which the model fails: this is as near as the walk gets.
         smallest = 4 * eps * (size + _length(x))
         done = (_length(_newton(slopes, eigenvalues, size)) <= smallest) | (radius < smallest) | (~ok & (count == 0))
@@ -139,7 +167,7 @@ def _walk(fn: Callable, start: Array, step: Callable, reach: Array, size: Array,
     state = (start, zero, zero, eye, zero, reach, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
     state = jax.lax.while_loop(lambda s: (s[6] <= max_steps) & ~s[7], advance, state)
     x, g, eigenvalues, vectors = state[:4]
-    error = _length(_newton(vectors.T @ g, eigenvalues, size))
+    error = _length(_newton(_times(vectors.T, g), eigenvalues, size))
     energy = fn(x)
     floor = 100 * dim * eps * jnp.max(jnp.abs(eigenvalues)) + jnp.finfo(start.dtype).tiny
     finite = jnp.isfinite(energy) & jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(g))
@@ -177,7 +205,7 @@ def deduplicate(
         nearest = jnp.argmin(apart).astype(jnp.int32)
         old = apart[nearest] <= distance
         add = wanted[i] & ~old & (count < room)
-        firsts = jnp.where(add & (jnp.arange(room) == count), i, firsts)
+        firsts = jnp.where(add & (jnp.arange(room, dtype=jnp.int32) == count), i, firsts)
         label = jnp.where(wanted[i], jnp.where(old, nearest, jnp.where(add, count, -1)), -1)
         return (firsts, count + add.astype(jnp.int32)), label
 
@@ -185,6 +213,11 @@ def deduplicate(
     empty = (jnp.full((room,), -1, jnp.int32), jnp.zeros((), jnp.int32))
     (firsts, _), labels = jax.lax.scan(insert, empty, jnp.arange(n, dtype=jnp.int32))
     return firsts, labels, jnp.sum(wanted & (labels < 0)).astype(jnp.int32)
+
+
+def _times(matrix: Array, x: Array) -> Array:
+    """The product in full precision, which accelerators do not give unasked."""
+    return jnp.matmul(matrix, x, precision="highest")
 
 
 def _length(x: Array) -> Array:

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Shaped
 from rxjax_solvers._checks import is_traced, one_of
 
 from .._minima import Minima
-from .._stationary import Stationary, accuracy, climb, deduplicate, descend
+from .._stationary import Stationary, accuracy, climb, deduplicate, descend, each
 from ..landscapes import as_landscape
 from ..landscapes._callable import check_bounds
 from ._band import search_bands
@@ -101,10 +101,10 @@ def find_barriers(
         >>> import rxjax as rx
         >>> surface = rx.landscapes.MullerBrown()
         >>> barriers = rx.find_barriers(surface, rx.find_minima(surface))
-        >>> print(barriers.pairs, barriers.heights.round(2))
+        >>> print(barriers.pairs, barriers.heights.round(1))
         [[1 2]
-         [0 2]] [[ 35.92   8.52]
-         [106.03  40.1 ]]
+         [0 2]] [[ 35.9   8.5]
+         [106.   40.1]]
         >>> barriers.stats["components"], barriers.stats["missed"]
         (1, 0)
 
@@ -132,14 +132,14 @@ def find_barriers(
         name, (value, least) = next((n, v) for n, v in values.items() if v[0] < v[1])
         raise ValueError(f"Argument `{name}` must be at least {least}, but it is {value}.")
     curvature = float(np.max(np.abs(np.asarray(minima.hessian_eigenvalues)), initial=0.0)) or 1.0
-    key = jr.key(0) if key is None else key
+    rest = jr.key(0) if key is None else jnp.asarray(key)
     tried = np.eye(len(known), dtype=bool)
     for _ in range(4):
         pairs = search.pairs_to_try(tried, neighbours)
         if not len(pairs):
             break
         tried[pairs[:, 0], pairs[:, 1]] = tried[pairs[:, 1], pairs[:, 0]] = True
-        key, now = jr.split(key)
+        rest, now = jr.split(rest)
         search.polish(search_bands(landscape, known, pairs, curvature, now, images, steps), 0.02 * size)
     return search.result(None, 0.0)
 
@@ -192,7 +192,7 @@ class _Search:
         # A degenerate minimum is found less sharply; half way to the next one there is no doubt yet.
         self.match = min(100 * self.close, 0.5 * float(apart.min(initial=np.inf)))
         self.apart = apart
-        self.stats = dict.fromkeys(("candidates", "failed", "outside", "not_saddles"), 0)
+        self.stats: dict[str, Any] = {name: 0 for name in ("candidates", "failed", "outside", "not_saddles")}
         dim = known.shape[1]
         self.saddles = _Found(np.zeros((0, dim), known.dtype), np.zeros(0), np.zeros((0, dim)), np.zeros((0, 2), int))
         self.strays: list[np.ndarray] = []
@@ -311,7 +311,7 @@ def _climb_all(landscape: Callable, candidates: Array, reach: float, size: float
         end = climb(landscape, x, 1, reach_, size_, 128)
         return end, end.index()
 
-    return jax.vmap(one)(candidates)
+    return each(one, landscape, candidates)
 
 
 @eqx.filter_jit
@@ -326,7 +326,8 @@ def _descend_both(landscape: Callable, saddles: Array, directions: Array, size: 
         return end.point, end.converged & (end.index() == 0)
 
     both = saddles[:, None] + offset * jnp.stack([-directions, directions], axis=1)
-    return jax.vmap(jax.vmap(one))(both)
+    ends = each(one, landscape, both.reshape(-1, both.shape[-1]))
+    return jax.tree.map(lambda x: x.reshape(*both.shape[:2], *x.shape[1:]), ends)
 
 
 @eqx.filter_jit

@@ -49,9 +49,9 @@ def merge_tree(minima: Minima, barriers: Barriers) -> MergeTree:
         >>> surface = rx.landscapes.MullerBrown()
         >>> minima = rx.find_minima(surface)
         >>> tree = rx.merge_tree(minima, rx.find_barriers(surface, minima))
-        >>> print(tree.merges, tree.energies.round(2))
+        >>> print(tree.merges, tree.energies.round(1))
         [[1 2]
-         [0 3]] [-72.25 -40.66]
+         [0 3]] [-72.2 -40.7]
 
         ```
     """

@@ -44,7 +44,7 @@ def disconnectivity_graph(
 
         ```python
         >>> import rxjax as rx
-        >>> landscape = rx.landscapes.Himmelblau()
+        >>> landscape = rx.landscapes.MullerBrown()
         >>> minima = rx.find_minima(landscape)
         >>> figure = rx.disconnectivity_graph(minima, rx.find_barriers(landscape, minima))
         >>> figure.axes[0].get_ylabel()
