@@ -3,7 +3,13 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import landscapes as landscapes, proposals as proposals, quantization as quantization, solvers as solvers
+from . import (
+    landscapes as landscapes,
+    optim as optim,
+    proposals as proposals,
+    quantization as quantization,
+    solvers as solvers,
+)
 from ._barriers import (
     Barriers as Barriers,
     MergeTree as MergeTree,
@@ -32,6 +38,7 @@ from ._escape import (
 from ._flow import Flow as Flow, probability_flow as probability_flow
 from ._flow_field import flow_field as flow_field, log_total_rate as log_total_rate, total_rate as total_rate
 from ._hyperparameters import Hyperparameters as Hyperparameters
+from ._jump_rate import JumpRate as JumpRate, jump_rate as jump_rate
 from ._minima import Minima as Minima, find_minima as find_minima
 from ._minima_statistics import (
     BarrierFit as BarrierFit,

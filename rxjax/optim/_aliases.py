@@ -1,0 +1,67 @@
+"""Ready optimizers without a learning rate."""
+
+from typing import Any
+
+import optax
+from jaxtyping import Array, ArrayLike
+
+from ._rate_control import rate_control
+
+
+def rate_adamw(
+    total_steps: ArrayLike | None = None,
+    *,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
+    weight_decay: float | int | Array = 1e-4,
+    mask: Any = None,
+    target: ArrayLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """AdamW without a learning rate: [`rate_control`][] over `optax.adamw(1.0, ...)`.
+
+    **Arguments:** `total_steps` and `target` as in [`rate_control`][], the others as in `optax.adamw`.
+
+    **Returns:** a transformation with the state and the guarantees of [`rate_control`][].
+
+    ```python
+    >>> import jax.numpy as jnp, optax, rxjax as rx
+    >>> optimizer = rx.optim.rate_adamw(total_steps=1000)
+    >>> params = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
+    >>> state = optimizer.init(params)
+    >>> updates, state = optimizer.update(params, state, params)
+    >>> print(f"{optax.tree.get(state, 'learning_rate'):.5f}")
+    0.00100
+
+    ```
+    """
+    return rate_control(optax.adamw(1.0, b1, b2, eps, weight_decay=weight_decay, mask=mask), total_steps, target=target)
+
+
+def rate_sgd(
+    total_steps: ArrayLike | None = None,
+    *,
+    momentum: ArrayLike | None = None,
+    nesterov: bool = False,
+    target: ArrayLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """SGD without a learning rate, with heavy-ball or Nesterov momentum if given: `rate_control(optax.sgd(1.0, ...))`.
+
+    **Arguments:** `total_steps` and `target` as in [`rate_control`][], the others as in `optax.sgd`.
+
+    **Returns:** a transformation with the state and the guarantees of [`rate_control`][].  Without momentum its
+    `log_rate` and `temperature` are the exact quantities of [`scale_by_reaction_rate`][].
+
+    On losses with plateaus, where gradients span many orders of magnitude, take [`rate_adamw`][].
+
+    ```python
+    >>> import jax.numpy as jnp, optax, rxjax as rx
+    >>> optimizer = rx.optim.rate_sgd(total_steps=1000, momentum=0.9)
+    >>> params = jnp.array([3.0, 4.0])
+    >>> updates, state = optimizer.update(params, optimizer.init(params), params)
+    >>> print(updates)
+    [-0.003 -0.004]
+
+    ```
+    """
+    return rate_control(optax.sgd(1.0, momentum, nesterov), total_steps, target=target)

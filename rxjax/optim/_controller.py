@@ -1,0 +1,150 @@
+"""The controller of the learning rate: from five sums over all parameters to the rate of this step."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike
+
+from ._arguments import check_setting
+
+GROWTH, CONTROLLED = 0, 1
+
+
+class Settings(NamedTuple):
+    """What the controller is told once."""
+
+    target: ArrayLike
+    total_steps: ArrayLike | None = None
+    learning_rate: ArrayLike | Callable | None = None
+    window: ArrayLike | None = None
+    decay: ArrayLike = 0.9
+    growth: ArrayLike = 0.08
+    backoff: ArrayLike = 0.7
+    trust: ArrayLike = 0.1
+    initial_step: ArrayLike = 1e-3
+    scale_floor: ArrayLike = 1e-2
+
+
+class Sums(NamedTuple):
+    """Inner products over all parameters, and how many they are."""
+
+    gradient_displacement: Array  # shape=(): Re<g, xi>
+    gradient: Array  # shape=(): |g|^2
+    displacement: Array  # shape=(): |xi|^2
+    update: Array  # shape=(): |u|^2
+    params: Array  # shape=(): |theta|^2
+    size: int
+
+
+class ControllerState(NamedTuple):
+    """The scalars of the controller, all of shape () and, unless said, of the accumulators' dtype."""
+
+    steps: Array  # dtype=int32: steps taken, skipped ones not counted
+    drift: Array  # moving average of -<g, xi>
+    spread: Array  # moving average of |g||xi|
+    gauge: Array  # sqrt(2 w) drift / spread
+    log_rate: Array  # -<g, xi> / temperature, of this step
+    temperature: Array  # (learning_rate / 2) |g||u|
+    learning_rate: Array  # the rate that multiplied the base update in this step
+    controlled_rate: Array  # the same before annealing; 0 until something has moved
+    phase: Array  # dtype=int32: 0 growth, 1 controlled
+
+
+def make_settings(total_steps: ArrayLike | None, target: ArrayLike | None, **others: Any) -> Settings:
+    """Settings with the defaults that depend on whether the horizon is known."""
+    if target is None:
+        target = -0.3 if total_steps is None else -0.5
+    if total_steps is not None:
+        check_setting(total_steps, "total_steps")
+        if others.get("learning_rate") is not None:
+            raise ValueError(
+                "Argument `learning_rate` must come without `total_steps`, but both were given. A fixed rate is not "
+                "annealed: give a schedule of your own."
+            )
+    check_setting(target, "target", -float("inf"))
+    settings = Settings(target, total_steps, **others)
+    if settings.window is not None:
+        check_setting(settings.window, "window", 1.0, closed=True)
+    check_setting(settings.decay, "decay", 0.0, 1.0, closed=True)
+    check_setting(settings.backoff, "backoff", 0.0, 1.0 + 1e-9)
+    if settings.learning_rate is not None and not callable(settings.learning_rate):
+        check_setting(settings.learning_rate, "learning_rate", closed=True)
+    for name in ("growth", "trust", "initial_step", "scale_floor"):
+        check_setting(getattr(settings, name), name)
+    return settings
+
+
+def initial_state(dtype: Any) -> ControllerState:
+    zero, none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+    return ControllerState(none, zero, zero, zero, zero, zero, zero, zero, none)
+
+
+def window_length(settings: Settings, state: ControllerState) -> Array:
+    """`w` of this step: the window given, or as long as the run so far, 8 at least."""
+    dtype = state.drift.dtype
+    if settings.window is not None:
+        return jnp.asarray(settings.window, dtype)
+    return jnp.maximum(8, state.steps.astype(dtype))
+
+
+def control(settings: Settings, state: ControllerState, sums: Sums) -> ControllerState:
+    """One step of the controller."""
+    dtype = state.drift.dtype
+    tiny = jnp.finfo(dtype).tiny
+    t = state.steps
+    steps = t.astype(dtype)
+    w = window_length(settings, state)
+    gradient, displacement, update = (jnp.sqrt(x) for x in (sums.gradient, sums.displacement, sums.update))
+    work = -sums.gradient_displacement
+    decay = jnp.asarray(settings.decay, dtype)
+    # Both averages start at zero: their ratio is that of averages without bias from the first step on.
+    drift = decay * state.drift + (1 - decay) * work
+    spread = decay * state.spread + (1 - decay) * gradient * displacement
+    gauge = jnp.sqrt(2 * w) * drift / jnp.maximum(spread, tiny)
+
+    controlled = state.phase == CONTROLLED
+    hit = controlled | ((gauge < 0) & (t > 4))
+    if settings.learning_rate is None:
+        rate = _next_rate(settings, state, sums, update, gauge, controlled, hit)
+    else:
+        given = settings.learning_rate
+        rate = jnp.asarray(given(t) if callable(given) else given).astype(dtype)
+    applied = rate
+    if settings.total_steps is not None:
+        applied = jnp.maximum(0, 1 - steps / jnp.asarray(settings.total_steps).astype(dtype)) * rate
+    temperature = applied / 2 * gradient * update
+    moving = temperature > 0
+    log_rate = jnp.where(moving, work / jnp.where(moving, temperature, 1), 0)
+    phase = jnp.where(hit, CONTROLLED, GROWTH).astype(jnp.int32)
+    counted = jnp.where(t < jnp.iinfo(jnp.int32).max, t + 1, t)
+    return ControllerState(counted, drift, spread, gauge, log_rate, temperature, applied, rate, phase)
+
+
+def _next_rate(
+    settings: Settings, state: ControllerState, sums: Sums, update: Array, gauge: Array, controlled: Array, hit: Array
+) -> Array:
+    """The controlled rate: started, moved by the gauge, kept in the trust region, backed off once."""
+    dtype = update.dtype
+    target, growth, backoff, trust, initial, floor = (
+        jnp.asarray(x).astype(dtype)
+        for x in (
+            settings.target,
+            settings.growth,
+            settings.backoff,
+            settings.trust,
+            settings.initial_step,
+            settings.scale_floor,
+        )
+    )
+    steps = state.steps.astype(dtype)
+    # max(rms(theta), floor) sqrt(d) over |u|: the rate at which one step is as long as the parameters.
+    radius = jnp.maximum(jnp.sqrt(sums.params), floor * sums.size**0.5)
+    moves = update > 0
+    whole = radius / jnp.where(moves, update, 1)
+    gain = jnp.where(hit, jnp.minimum(growth, 2 / (steps + 1)), growth)
+    factor = jnp.where(state.steps >= 2, jnp.exp(gain * jnp.clip(gauge - target, -1, 1)), 1)
+    rate = state.controlled_rate * factor
+    rate = jnp.where((state.controlled_rate == 0) & moves, initial * whole, rate)
+    rate = jnp.where(moves, jnp.minimum(rate, trust * whole), rate)
+    return rate * jnp.where(hit & ~controlled, backoff, 1)
