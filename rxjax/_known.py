@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import jax
+import jax.core
 
 import rxjax_solvers._checks as checks
 

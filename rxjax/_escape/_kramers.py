@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Shaped
@@ -17,6 +18,7 @@ from ..landscapes import as_landscape
 
 # The share of the barrier by which Newton's method may still lower a minimum or a saddle.
 _NEARLY = 0.01
+_NEWTON_STEPS = 4
 
 
 def kramers_time(
@@ -42,7 +44,7 @@ def kramers_time(
 
     - `landscape`: `theta (d,) -> ()`.
     - `minimum`, `saddle`: points of shape `(d,)`, or numbers in one dimension, such as rows of [`find_minima`][] and
-        [`find_barriers`][].  Each is improved by one Newton step, so three right digits are enough.
+        [`find_barriers`][].  Each is improved by Newton's method, so two right digits are enough.
     - `temperature`: $T \geq 0$ of isotropic noise, any shape: [`effective_temperature`][] with `per_parameter=True`
         or, where the noise is not isotropic, along the way out.
     - `k`: scaling constant.
@@ -125,7 +127,8 @@ def way_out(
 ) -> WayOut:
     """Check and improve a minimum and a saddle, and measure the landscape there."""
     points = []
-    for x, name in zip(real_arrays(minimum=minimum, saddle=saddle), ("minimum", "saddle"), strict=True):
+    given = real_arrays(minimum=jnp.asarray(minimum), saddle=jnp.asarray(saddle))
+    for x, name in zip(given, ("minimum", "saddle"), strict=True):
         x = jnp.atleast_1d(x)
         points.append(require(x, name, "be finite", [(~jnp.isfinite(x), "is not finite")]))
     dtype = jnp.result_type(*points)
@@ -136,31 +139,26 @@ def way_out(
             f"{a.shape}. Use `jax.vmap` for several."
         )
     landscape = as_landscape(landscape, dim=a.shape[0])
-    a, gain_a = _improved(landscape, a)
-    s, gain_s = _improved(landscape, s)
-    loss, top = landscape(a), landscape(s)
-    hessian_a, hessian_s = jax.hessian(landscape)(a), jax.hessian(landscape)(s)
-
-    low = jnp.linalg.eigvalsh(jax.lax.stop_gradient(hessian_a))
-    high, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(hessian_s))
+    (a, s), gains, (loss, top), (hessian_a, hessian_s) = _measured(landscape, jnp.stack([a, s]))
+    (low, high), vectors = jnp.linalg.eigh(jax.lax.stop_gradient(jnp.stack([hessian_a, hessian_s])))
     second = high[1] if len(high) > 1 else jnp.ones_like(high[0])
     barrier = top - loss
     near = _NEARLY * jnp.abs(barrier)
     faults = [
         (~(low[0] > 0), "has a direction without positive curvature"),
-        (~(gain_a <= near), "has a slope: it is no stationary point"),
+        (~(gains[0] <= near), "has a slope: it is no stationary point"),
     ]
     remedy = "Take a row of `find_minima(landscape).points`."
     a = require(a, "minimum", "be a minimum of the landscape", faults, remedy)
     faults = [
         (~((high[0] < 0) & (second > 0)), "does not have exactly one direction of negative curvature"),
-        (~(gain_s <= near), "has a slope: it is no stationary point"),
+        (~(gains[1] <= near), "has a slope: it is no stationary point"),
         (~(barrier > 0), "is not above the minimum"),
     ]
     remedy = "Take a row of `find_barriers(landscape, minima).saddles`."
     s = require(s, "saddle", "be a saddle of index 1 above the minimum", faults, remedy)
 
-    direction = vectors[:, 0]
+    direction = vectors[1, :, 0]
     # By the Rayleigh quotient with fixed vector: the same value, and a gradient also where other eigenvalues coincide.
     unstable = -direction @ hessian_s @ direction
     # Used through the checked points, so that the checks are not compiled away.
@@ -170,14 +168,22 @@ def way_out(
     return WayOut(a, s, hessian_a, hessian_s, direction, unstable, loss, barrier, prefactor)
 
 
-def _improved(landscape: Callable, x: Float[Array, " d"]) -> tuple[Float[Array, " d"], Float[Array, ""]]:
-    """One Newton step from `x`, and the energy that it gains.
+@eqx.filter_jit
+def _measured(landscape: Callable, points: Float[Array, "2 d"]) -> tuple[Array, Array, Array, Array]:
+    """The stationary points that Newton's method finds near `points`, the energies that its first steps gain, and the
+    values and Hessians there.
 
-    With the Hessian and `x` held fixed, the derivative of this step in the landscape's parameters is that of the
-    stationary point (implicit function theorem).
+    With the Hessian and the last place held fixed, the derivative of the last step in the landscape's parameters is
+    that of the stationary point (implicit function theorem).
     """
-    x = jax.lax.stop_gradient(x)
-    hessian = jax.lax.stop_gradient(jax.hessian(landscape)(x))
-    slope = jax.grad(landscape)(x)
-    step = -jnp.linalg.solve(hessian, slope)
-    return x + step, jnp.abs(jax.lax.stop_gradient(slope @ step)) / 2
+
+    def newton(x):
+        x = jax.lax.stop_gradient(x)
+        slope = jax.grad(landscape)(x)
+        step = -jnp.linalg.solve(jax.lax.stop_gradient(jax.hessian(landscape)(x)), slope)
+        return x + step, jnp.abs(jax.lax.stop_gradient(slope @ step)) / 2
+
+    newton = jax.vmap(newton)
+    _, gains = first = newton(points)
+    found = jax.lax.fori_loop(1, _NEWTON_STEPS, lambda _, x: newton(x)[0], first[0])
+    return found, gains, jax.vmap(landscape)(found), jax.vmap(jax.hessian(landscape))(found)
