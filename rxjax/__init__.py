@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import (
     landscapes as landscapes,
+    measure as measure,
     optim as optim,
     proposals as proposals,
     quantization as quantization,
