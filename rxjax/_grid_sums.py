@@ -33,11 +33,11 @@ def log_rates(
     cold = temperature == 0
     beta = 1 / jnp.where(cold, 1, temperature)
 
-    def log_rate(values, update, attempt, beta, cold):
+    def log_rate(values, update, attempt, beta, cold, batch=None):
+        energy = change(values, update, batch)
         if not may_be_cold:
-            return attempt - beta * change(values, update)
+            return attempt - beta * energy
         # At temperature zero the slopes are defined as zero.
-        energy = change(values, update)
         energy = jnp.where(cold, lax.stop_gradient(energy), energy)
         limit = jnp.where(energy == 0, 0, jnp.sign(energy) * jnp.inf)
         return attempt - jnp.where(cold, limit, beta * energy)
@@ -53,15 +53,16 @@ def log_rates(
         values = everywhere(local, axes)
         return jax.vmap(lambda update: log_rate(values, update, *rest))(lax.optimization_barrier(delta))
 
+    rows = rows_of(axes, bytes_per_point, memory_limit, getattr(landscape, "batch_size", None))
+
     def fill(values, here, first, filled):
         def one(j, out):
-            line = log_rate(values, delta[j], *here)
+            line = log_rate(values, delta[j], *here, rows.batch)
             zero = jnp.zeros((), first.dtype)
             return lax.dynamic_update_slice(out, line[None], (j.astype(first.dtype), first, zero))
 
         return [lax.fori_loop(0, delta.shape[0], one, filled[0])]
 
-    rows = rows_of(axes, bytes_per_point, memory_limit, getattr(landscape, "batch_size", None))
     return in_blocks(local, rows, [attempt, beta, cold], fill, [((delta.shape[0],), (), delta.dtype)])[0]
 
 
@@ -80,10 +81,18 @@ def log_sums(
     """The logarithm of the sum of weighted rates at every point and, with `flow`, the mean update `(*shape, d)`."""
     local, change = _energy(landscape, grid.dim, energy)
     beta = 1 / temperature
-    extra = -delta.shape[0] % _GROUP
+    # Evaluations of the landscape take turns, for the sake of memory.
+    together = _GROUP if energy == "inner_product" else 1
+    extra = -delta.shape[0] % together
     groups = (
-        jnp.pad(delta, ((0, extra), (0, 0))).reshape(-1, _GROUP, grid.dim),
-        jnp.pad(log_weights, (0, extra), constant_values=-jnp.inf).reshape(-1, _GROUP),
+        jnp.pad(delta, ((0, extra), (0, 0))).reshape(-1, together, grid.dim),
+        jnp.pad(log_weights, (0, extra), constant_values=-jnp.inf).reshape(-1, together),
+    )
+    rows = rows_of(
+        lax.optimization_barrier(grid.axes),
+        cost(local, grid.dim, delta.dtype)[0],
+        memory_limit,
+        getattr(landscape, "batch_size", None),
     )
 
     def add_up(values, here, first, filled):
@@ -91,7 +100,7 @@ def log_sums(
         block = values[0].shape
 
         def term(update, log_weight):
-            return log_weight - beta * change(values, update)
+            return log_weight - beta * change(values, update, rows.batch)
 
         def highest(top, group):
             for update, log_weight in zip(*group, strict=True):
@@ -117,31 +126,33 @@ def log_sums(
             out.append(lax.dynamic_update_slice(filled[1], mean, (first, origin, origin)))
         return out
 
-    rows = rows_of(
-        lax.optimization_barrier(grid.axes),
-        cost(local, grid.dim, delta.dtype)[0],
-        memory_limit,
-        getattr(landscape, "batch_size", None),
-    )
     outputs = [((), (), delta.dtype)] + ([((), (grid.dim,), delta.dtype)] if flow else [])
     return in_blocks(local, rows, [attempt, beta], add_up, outputs)
 
 
 def _energy(landscape: Callable, dim: int, energy: str) -> tuple[Callable, Callable]:
-    """What to evaluate once at each point, and how the energy of an update follows from it."""
+    """What to evaluate once at each point, and how the energy of an update follows from it: `change(values, update,
+    batch)`, with at most `batch` points of a row evaluated at once."""
     if energy == "inner_product":
 
-        def change(values: tuple, update: Array) -> Array:
-            return sum((update[i] * values[i] for i in range(1, dim)), update[0] * values[0])
+        def change(values: tuple, update: Array, batch: int | None) -> Array:
+            total = update[0] * values[0]
+            for i in range(1, dim):
+                total = total + update[i] * values[i]
+            return total
 
         return slopes(landscape, dim), change
 
     def local(*xs: Array) -> tuple[Any, ...]:
         return landscape(jnp.stack(xs)), *xs
 
-    def difference(values: tuple, update: Array) -> Array:
+    def difference(values: tuple, update: Array, batch: int | None) -> Array:
         here, *xs = values
         moved = lambda *xs: landscape(jnp.stack(xs) + update)
+        if batch is not None and batch < here.shape[-1]:
+            # A block is then a single row.
+            there = lax.map(lambda xs: moved(*xs), [x[0] for x in xs], batch_size=batch)
+            return there[None] - here
         for _ in range(here.ndim):
             moved = jax.vmap(moved)
         return moved(*xs) - here
