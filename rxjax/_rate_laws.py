@@ -20,8 +20,13 @@ class AbstractRateLaw(eqx.Module):
 
     For a symmetric proposal, $q(\delta) = q(-\delta)$, a law with $f(x)/f(-x) = e^{-T x / T_{eq}}$ obeys detailed
     balance with respect to $e^{-L/kT_{eq}}/A$: the Gibbs law at [`equilibrium_temperature`][], where `A` is constant.
-    A new law is one subclass with these three methods.
+    A new law is one subclass with these three methods and `separable_share`.
     """
+
+    @property
+    @abstractmethod
+    def separable_share(self) -> float | None:
+        r"""`a` if $f = e^{a L(\theta)/kT} e^{-a L(\theta+\delta)/kT}$, a factor of each end; else `None`."""
 
     @abstractmethod
     def log_factor(
@@ -77,6 +82,10 @@ class Arrhenius(AbstractRateLaw):
     def __check_init__(self):
         one_of(self.energy, "energy", ("inner_product", "difference"))
 
+    @property
+    def separable_share(self) -> float | None:
+        return 1.0 if self.energy == "difference" else None
+
     def log_factor(
         self, energy_change: ArrayLike, temperature: ArrayLike, *, k: ArrayLike = 1.0
     ) -> Float[Array, "..."]:
@@ -105,6 +114,10 @@ class Symmetric(AbstractRateLaw):
     ```
     """
 
+    @property
+    def separable_share(self) -> float | None:
+        return 0.5
+
     def log_factor(
         self, energy_change: ArrayLike, temperature: ArrayLike, *, k: ArrayLike = 1.0
     ) -> Float[Array, "..."]:
@@ -130,6 +143,10 @@ class Metropolis(AbstractRateLaw):
     ```
     """
 
+    @property
+    def separable_share(self) -> float | None:
+        return None
+
     def log_factor(
         self, energy_change: ArrayLike, temperature: ArrayLike, *, k: ArrayLike = 1.0
     ) -> Float[Array, "..."]:
@@ -154,6 +171,10 @@ class Glauber(AbstractRateLaw):
 
     ```
     """
+
+    @property
+    def separable_share(self) -> float | None:
+        return None
 
     def log_factor(
         self, energy_change: ArrayLike, temperature: ArrayLike, *, k: ArrayLike = 1.0

@@ -1,16 +1,15 @@
 """Rates of many updates at every point of a grid."""
 
-import itertools
 from collections.abc import Callable, Sequence
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from rxjax_solvers import Grid
 from rxjax_solvers._checks import is_traced, non_negative, one_of, positive, require
+from rxjax_solvers._offsets import offsets_within
 
 from ._arrays import real_array
 from ._grid_sums import log_rates, log_sums
@@ -49,25 +48,8 @@ def stencil(
 
     ```
     """
-    if is_traced(grid.lower, grid.upper) or is_traced(radius if isinstance(radius, jax.Array) else 0):
-        raise ValueError(
-            "Argument `radius` must be known when `stencil` is called, and so must the grid, but one is traced: call "
-            "it outside `jit`."
-        )
-    spacing = np.asarray(grid.spacing, np.float64)
-    half = np.broadcast_to(
-        np.asarray(positive(real_array(jnp.asarray(radius), "radius"), "radius"), np.float64), (grid.dim,)
-    )
-    # A hair more, so that a radius of three cells holds three cells in spite of rounding.
-    reach = np.floor(half / spacing * (1 + 1e-6)).astype(int)
-    offsets = np.array(list(itertools.product(*(range(-n, n + 1) for n in reach))), dtype=np.float64)
-    inside = np.sum((offsets * spacing / half) ** 2, axis=1) <= 1 + 1e-6
-    offsets = offsets[inside & (include_zero | np.any(offsets != 0, axis=1))]
-    if not len(offsets):
-        raise ValueError(
-            f"Argument `radius` must be at least the spacing of the grid, {np.min(spacing):.6g}, but it is {radius}."
-        )
-    return jnp.asarray(offsets * spacing, grid.lower.dtype)
+    offsets = offsets_within(grid, radius, include_zero=include_zero)
+    return jnp.asarray(offsets * np.asarray(grid.spacing, np.float64), grid.lower.dtype)
 
 
 def rate_on_grid(

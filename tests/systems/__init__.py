@@ -8,6 +8,14 @@ from ._diffusions import (
     ReflectingWall as ReflectingWall,
     RotationalOrnsteinUhlenbeck as RotationalOrnsteinUhlenbeck,
 )
+from ._master_equations import (
+    JUMP_SYSTEMS as JUMP_SYSTEMS,
+    ExclusionProcess as ExclusionProcess,
+    ImmigrationDeath as ImmigrationDeath,
+    Isomerisation as Isomerisation,
+    JumpSystem as JumpSystem,
+    ThreeStateCycle as ThreeStateCycle,
+)
 
 TIME_DEPENDENT = (
     OrnsteinUhlenbeck(),

@@ -1,0 +1,2 @@
+from ._master_equation import MasterEquation as MasterEquation
+from ._separable import SeparableRate as SeparableRate

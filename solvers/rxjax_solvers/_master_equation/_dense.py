@@ -1,0 +1,54 @@
+"""Jumps from a full matrix."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Shaped
+
+from .._checks import finite, is_traced, require
+from ._jumps import AbstractJumps, pick
+
+
+class DenseJumps(AbstractJumps):
+    """`rates[j, i]` leads from state `i` to `j`, its diagonal zero; `exits[i]` out of the system."""
+
+    rates: Float[Array, "n n"]
+    exits: Float[Array, " n"]
+    leaving: Float[Array, " n"]
+
+    def __init__(self, matrix: Shaped[ArrayLike, "..."] | Sequence):
+        matrix = jnp.asarray(matrix)
+        matrix = matrix if jnp.issubdtype(matrix.dtype, jnp.floating) else matrix.astype(jnp.result_type(float))
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.shape[0]:
+            raise ValueError(f"Argument `W` must be a square matrix, but it has shape {matrix.shape}.")
+        matrix = finite(matrix, "W")
+        diagonal = jnp.eye(matrix.shape[0], dtype=bool)
+        rates = jnp.where(diagonal, 0, matrix)
+        # Where mass is conserved a column sums to zero up to the rounding of the caller.
+        tolerance = 8 * matrix.shape[0] * jnp.finfo(matrix.dtype).eps * jnp.sum(jnp.abs(matrix), axis=0)
+        columns = jnp.sum(matrix, axis=0)
+        shown = None
+        if not is_traced(matrix):
+            shown = f"lowest rate {np.min(np.asarray(rates)):.6g}, largest column sum {np.max(np.asarray(columns)):.6g}"
+        faults = [(rates < 0, "has a negative rate off its diagonal"), (columns > tolerance, "has columns that do not")]
+        remedy = (
+            "`W[j, i]` is the rate from i to j and `dp/dt = W p`: a matrix of rows that sum to zero is its transpose."
+        )
+        rates = require(
+            rates, "W", "have rates >= 0 off its diagonal and columns that sum to 0 or below", faults, remedy, shown
+        )
+        self.rates = rates
+        self.exits = jnp.where(columns < -tolerance, -columns, 0)
+        self.leaving = jnp.sum(rates, axis=0) + self.exits
+
+    def inflow(self, p: Float[Array, " n"]) -> Float[Array, " n"]:
+        return jnp.matmul(self.rates, p, precision=jax.lax.Precision.HIGHEST)
+
+    def adjoint(self, u: Float[Array, " n"]) -> Float[Array, " n"]:
+        return jnp.matmul(u, self.rates, precision=jax.lax.Precision.HIGHEST) - self.leaving * u
+
+    def draw(self, state: Int[Array, ""], key: PRNGKeyArray) -> Int[Array, ""]:
+        to = pick(jnp.concatenate([self.rates[:, state], self.exits[state][None]]), key)
+        return jnp.where(to == self.rates.shape[0], -1, to)
