@@ -122,7 +122,7 @@ def uniformization(
         mean = q * dt
         first, last = _window(lax.stop_gradient(mean), log_share, max_terms)
         p = _poisson_mean(generator, p, q, mean, first, jnp.minimum(last, max_terms - used), differentiate)
-        return p, jnp.minimum(used, max_terms - last) + last
+        return p, used + jnp.minimum(last, max_terms + 1 - used)
 
     def advance(carry, dt):
         p, used = interval(*carry, dt)
