@@ -74,6 +74,12 @@ def test_the_project_file_names_what_exists():
     assert PROJECT["project"]["requires-python"] == ">=3.11" and "Python 3.11" in readme
 
 
+def test_the_readme_shows_what_was_measured():
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| 256x256")]
+    measured = (ROOT / "benchmarks" / "flow.md").read_text().splitlines()
+    assert len(rows) == 4 and set(rows) <= set(measured)
+
+
 def test_the_face_shows_all_of_the_numerics():
     import rxjax_solvers
 
