@@ -57,7 +57,7 @@ def anneal_temperature(schedule: Callable) -> optax.GradientTransformationExtraA
         del params, extra_args
         count = state.annealed_steps
         factor = jnp.asarray(schedule(count), float) / jnp.asarray(schedule(jnp.zeros_like(count)), float)
-        updates = jax.tree.map(lambda u: u * factor.astype(jnp.finfo(u.dtype).dtype), updates)
+        updates = jax.tree.map(lambda u: u * factor.astype(u.dtype), updates)
         return updates, AnnealTemperatureState(count + 1, factor)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -132,9 +132,22 @@ def batch_controller(
 
     def init(params: PyTree) -> BatchControllerState:
         check_floating(params, "params")
-        zero, none = jnp.zeros((), scalar_dtype(params)), jnp.zeros((), jnp.int32)
+        dtype = scalar_dtype(params)
+        # Each in a buffer of its own, so that the state can be donated.
+        zero, none = (lambda: jnp.zeros((), dtype)), (lambda: jnp.zeros((), jnp.int32))
         state = BatchControllerState(
-            none, none, none, none, none, none, zero, zero, none, zero, zeros(params), base.init(params)
+            micro_step=none(),
+            accumulation=none(),
+            micro_batches=none(),
+            optimizer_steps=none(),
+            skipped=none(),
+            recommended_batch=none(),
+            trace_sigma=zero(),
+            gradient_square=zero(),
+            estimates=none(),
+            scatter=zero(),
+            mean_gradient=zeros(params),
+            base=base.init(params),
         )
         return recommend(state)
 
@@ -168,9 +181,7 @@ def batch_controller(
         part = 1 / (n + 1)
         one = jnp.where(finite, 1, 0).astype(jnp.int32)
         state = state._replace(
-            mean_gradient=jax.tree.map(
-                lambda m, a: m + a * part.astype(jnp.finfo(a.dtype).dtype), state.mean_gradient, apart
-            ),
+            mean_gradient=jax.tree.map(lambda m, a: m + a * part.astype(a.dtype), state.mean_gradient, apart),
             scatter=state.scatter + square(apart, dtype) * n * part,
             micro_step=state.micro_step + one,
             micro_batches=state.micro_batches + one,

@@ -76,8 +76,9 @@ def make_settings(total_steps: ArrayLike | None, target: ArrayLike | None, **oth
 
 
 def initial_state(dtype: Any) -> ControllerState:
-    zero, none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-    return ControllerState(none, zero, zero, zero, zero, zero, zero, zero, none)
+    """Zeros, each in a buffer of its own so that the state can be donated."""
+    scalars = [jnp.zeros((), dtype) for _ in range(7)]
+    return ControllerState(jnp.zeros((), jnp.int32), *scalars, jnp.zeros((), jnp.int32))  # pyright: ignore[reportCallIssue]
 
 
 def window_length(settings: Settings, state: ControllerState) -> Array:

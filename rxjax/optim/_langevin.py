@@ -184,17 +184,19 @@ def _build(
         base = jr.fold_in(jr.wrap_key_data(data, impl=implementation), count)
         leaves, structure = jax.tree.flatten(tree)
         normal = [
-            jr.normal(jr.fold_in(base, i), x.shape, x.dtype) * (2**0.5 if jnp.iscomplexobj(x) else 1)
+            jr.normal(jr.fold_in(base, i), x.shape, x.dtype)
+            * jnp.asarray(2**0.5 if jnp.iscomplexobj(x) else 1, x.dtype)
             for i, x in enumerate(leaves)
         ]
         return jax.tree.unflatten(structure, normal)
 
     def init(params: PyTree) -> LangevinState:
         check_floating(params, "params")
-        none = jnp.zeros((), jnp.int32)
-        data = jr.key_data(key)
-        first = draw(data, none, zeros(params))
-        return LangevinState(none, none, data, jnp.zeros((), scalar_dtype(params)), first, second_moment(params))
+        none = lambda: jnp.zeros((), jnp.int32)
+        # A copy: the state can be donated, the key is the user's.
+        data = jr.key_data(key) + 0
+        first = draw(data, none(), zeros(params))
+        return LangevinState(none(), none(), data, jnp.zeros((), scalar_dtype(params)), first, second_moment(params))
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra_args) -> tuple[PyTree, LangevinState]:
         del extra_args
@@ -208,9 +210,8 @@ def _build(
         following = draw(state.key_data, t + 1, g)
 
         def move(x: Array, q: Array, now: Array, then: Array) -> Array:
-            real = jnp.finfo(x.dtype).dtype
-            e, k = eta.astype(real), kt.astype(real)
-            return -e * q * x + jnp.sqrt(2 * e * k * q) * (now + then) / 2
+            e, k = eta.astype(q.dtype), kt.astype(q.dtype)
+            return -(e * q).astype(x.dtype) * x + (jnp.sqrt(2 * e * k * q) / 2).astype(x.dtype) * (now + then)
 
         finite = jnp.isfinite(square(g, dtype))
         moved = jax.tree.map(move, g, p, state.noise, following)

@@ -81,8 +81,8 @@ def optimal_learning_rate(
 
     def init(params: PyTree) -> OptimalLearningRateState:
         check_floating(params, "params")
-        none, zero = jnp.zeros((), jnp.int32), jnp.zeros((), scalar_dtype(params))
-        return OptimalLearningRateState(none, none, zero, zero, zero)
+        none, zero = (lambda: jnp.zeros((), jnp.int32)), (lambda: jnp.zeros((), scalar_dtype(params)))
+        return OptimalLearningRateState(none(), none(), zero(), zero(), zero())
 
     def update(
         updates: PyTree,
@@ -125,7 +125,7 @@ def optimal_learning_rate(
         rate = jnp.where(known, best, jnp.asarray(initial_step).astype(dtype) * whole)
         rate = jnp.where(moves, jnp.minimum(rate, jnp.asarray(trust).astype(dtype) * whole), 0)
         finite = jnp.isfinite(length) & jnp.isfinite(slope) & jnp.isfinite(curvature)
-        moved = jax.tree.map(lambda x: jnp.where(finite, rate.astype(jnp.finfo(x.dtype).dtype) * x, 0), u)
+        moved = jax.tree.map(lambda x: jnp.where(finite, rate.astype(x.dtype) * x, 0), u)
         new = OptimalLearningRateState(state.rate_steps + 1, state.skipped, slope, curvature, rate)
         new = select(finite, new, state)
         return cast_like(moved, params), new._replace(skipped=state.skipped + jnp.where(finite, 0, 1).astype(jnp.int32))

@@ -37,6 +37,9 @@ class RateSchedule:
     It keeps two trees like the parameters, one more than [`rate_control`][].  Calls with numbers that are not finite
     have no effect but are counted in `skipped`; the optimizer around it must be guarded by `optax.apply_if_finite`.
 
+    The rate has the accumulators' dtype, float32 or wider, and optax multiplies in that dtype: for parameters of half
+    precision end the chain with `optax.stateless(optax.tree.cast_like)`.
+
     **Raises:** `ValueError` naming `grad` and `update` where they are missing, and for a setting out of its range.
 
     ```python
@@ -121,7 +124,7 @@ class RateSchedule:
         started = before.steps > 0
         keep = jnp.where(started, 1 - 1 / window_length(self._settings, _back(before)), 1)
         # Before the first step there is no last one, whatever was passed for it.
-        add = lambda x, y, k: k.astype(jnp.finfo(x.dtype).dtype) * x + jnp.where(started, y, 0).astype(x.dtype)
+        add = lambda x, y, k: k.astype(x.dtype) * x + jnp.where(started, y, 0).astype(x.dtype)
         xi = jax.tree.map(lambda x, y: add(x, y, keep), state.displacement, last)
         theta = jax.tree.map(lambda x, y: add(x, y, jnp.ones((), dtype)), state.position, last)
 

@@ -127,10 +127,10 @@ def scale_by_reaction_rate(
         after = control(settings, before, sums)
         finite = jnp.isfinite(sums.gradient) & jnp.isfinite(sums.update)
         rate = -after.learning_rate if flip_sign else after.learning_rate
-        moved = jax.tree.map(lambda x: jnp.where(finite, rate.astype(jnp.finfo(x.dtype).dtype) * x, 0), u)
+        moved = jax.tree.map(lambda x: jnp.where(finite, rate.astype(x.dtype) * x, 0), u)
         moved = cast_like(moved, params)
         keep = jnp.where(finite, 1 - 1 / window_length(settings, before), 1)
-        xi = jax.tree.map(lambda x, d: keep.astype(jnp.finfo(x.dtype).dtype) * x + d.astype(x.dtype), xi, moved)
+        xi = jax.tree.map(lambda x, d: keep.astype(x.dtype) * x + d.astype(x.dtype), xi, moved)
         skipped = state.skipped + jnp.where(finite, 0, 1).astype(jnp.int32)
         return moved, ReactionRateState(xi, select(finite, after, before), skipped)
 

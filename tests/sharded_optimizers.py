@@ -1,0 +1,52 @@
+"""Run by the battery in a process of its own: every optimizer on eight devices, and the same on one."""
+
+import os
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from optimizers import OPTIMIZERS, WITH_RATE, compiled, extras, gradient
+
+mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
+whole = {"w": np.linspace(-1, 1, 8 * 256, dtype=np.float32).reshape(8, 256), "b": np.ones(8, np.float32)}
+
+
+def run(params):
+    """Three steps of every optimizer, in one program; no type and no sharding may change on the way."""
+    out = {}
+    for name, make in OPTIMIZERS.items():
+        optimizer = make(params)
+        carry = (params, optimizer.init(params), jax.tree.map(jnp.zeros_like, params))
+        kinds = jax.tree.map(lambda x: str(jax.typeof(x)), carry)
+
+        def step(carry, _, optimizer=optimizer):
+            params, state, last = carry
+            grads = gradient(params)
+            updates, state = optimizer.update(grads, state, params, **extras(grads, last))
+            return (optax.apply_updates(params, updates), state, updates), None
+
+        out[name] = jax.lax.scan(step, carry, length=3)[0]
+        changed = [
+            f"{name}{jax.tree_util.keystr(path)}: {old} became {jax.typeof(new)}"
+            for (path, new), old in zip(jax.tree.leaves_with_path(out[name]), jax.tree.leaves(kinds), strict=True)
+            if str(jax.typeof(new)) != old
+        ]
+        assert not changed, changed
+    return out
+
+
+alone = compiled(run)(jax.tree.map(jnp.asarray, whole))
+with jax.set_mesh(mesh):
+    spread = jax.tree.map(lambda x: jax.device_put(x, jax.NamedSharding(mesh, jax.P("x"))), whole)
+    divided = compiled(run)(spread)
+for name in OPTIMIZERS:
+    assert "x" in str(jax.typeof(divided[name][0]["w"]).sharding.spec), name
+    for a, b in zip(*map(jax.tree.leaves, (alone[name], divided[name])), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-6, err_msg=name)
+    if name in WITH_RATE:
+        one, eight = (float(optax.tree.get(s[name][1], "log_rate")) for s in (alone, divided))
+        assert one != 0 and abs(one - eight) < 1e-4 * abs(one), (name, one, eight)
+    print(name)
