@@ -57,7 +57,7 @@ def log_rates(
 
     def fill(values, here, first, filled):
         def one(j, out):
-            line = log_rate(values, delta[j], *here, rows.batch)
+            line = log_rate(values, delta[j], *here, batch=rows.batch)
             zero = jnp.zeros((), first.dtype)
             return lax.dynamic_update_slice(out, line[None], (j.astype(first.dtype), first, zero))
 
@@ -98,9 +98,13 @@ def log_sums(
     def add_up(values, here, first, filled):
         attempt, beta = here
         block = values[0].shape
+        # An energy linear in the values is scaled once a point instead of once an update.
+        linear = energy == "inner_product"
+        values = tuple(-beta * x for x in values) if linear else values
 
         def term(update, log_weight):
-            return log_weight - beta * change(values, update, rows.batch)
+            exponent = change(values, update, rows.batch)
+            return log_weight + (exponent if linear else -beta * exponent)
 
         def highest(top, group):
             for update, log_weight in zip(*group, strict=True):
@@ -131,8 +135,10 @@ def log_sums(
 
 
 def _energy(landscape: Callable, dim: int, energy: str) -> tuple[Callable, Callable]:
-    """What to evaluate once at each point, and how the energy of an update follows from it: `change(values, update,
-    batch)`, with at most `batch` points of a row evaluated at once."""
+    """What to evaluate once at each point, and how the energy of an update follows from it.
+
+    The latter, `change(values, update, batch)`, evaluates at most `batch` points of a row at once.
+    """
     if energy == "inner_product":
 
         def change(values: tuple, update: Array, batch: int | None) -> Array:

@@ -1,12 +1,14 @@
 """Rates on a grid: equal to the rate density point by point, sums over updates, memory, gradients, refusals."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from finite_differences import assert_gradients
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 from refusals import assert_refused
 from scipy.special import logsumexp
 
@@ -18,7 +20,7 @@ from rxjax.solvers import Grid
 
 GRID = Grid([-1.5, -0.5], [1.0, 2.0], (6, 5))
 UPDATES = np.array([[0.1, 0.0], [-0.2, 0.1], [0.0, -0.3]])
-SETTINGS = {"tau0": 2.0, "k": 1.5}
+SETTINGS: dict[str, Any] = {"tau0": 2.0, "k": 1.5}
 
 
 class Ripple(eqx.Module):
@@ -37,7 +39,7 @@ def polynomial(theta):
     return (theta[0] ** 2 - 1) ** 2 + 2 * theta[1] ** 2 + theta[0] * theta[1] / 2
 
 
-def log_rates(landscape, grid, updates, temperature, energy="inner_product", entropy=0.0):
+def log_rates(landscape, grid, updates, temperature, energy="inner_product", entropy: ArrayLike = 0.0):
     """The loop over points that the grid replaces: `(m, *shape)`."""
     points = grid.points.reshape(-1, grid.dim)
     fields = [jnp.broadcast_to(jnp.asarray(x), grid.shape).reshape(-1) for x in (temperature, entropy)]
@@ -122,7 +124,7 @@ def test_sums_over_updates(energy, number):
     with np.errstate(divide="ignore"):
         terms = terms + np.log(weights)[:, None, None]
     flow = flow_on_grid(RIPPLE, GRID, updates, temperature, weights=weights, energy=energy, entropy=entropy, **SETTINGS)
-    expected = logsumexp(terms, axis=0)
+    expected: Any = logsumexp(terms, axis=0)
     np.testing.assert_allclose(flow.log_total, expected, rtol=1e-11, atol=1e-11)
     np.testing.assert_allclose(flow.total, np.exp(expected), rtol=1e-10)
     velocity = np.einsum("m...,md->...d", np.exp(terms), updates)
@@ -184,7 +186,8 @@ def test_chunks_respect_the_memory_limit(verb, energy, monkeypatch):
     for limit in (2**20, 2**26):
         run = lambda network, limit=limit: verb(network, grid, UPDATES, 1.0, energy=energy, memory_limit=limit)
         compiled = jax.jit(run).lower(network).compile()
-        scratch.append(compiled.memory_analysis().temp_size_in_bytes)
+        account: Any = compiled.memory_analysis()
+        scratch.append(account.temp_size_in_bytes)
         found.append(compiled(network))
     assert scratch[0] < 2**20 + 2**18
     # All points at once would take sixteen times as much as the low limit.

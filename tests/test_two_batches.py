@@ -24,11 +24,11 @@ def test_unbiased_on_simulated_gradients():
     """Fifty parameters, 100,000 trials: each mean within four standard errors, and the ratio of the means."""
     rng, trials, dim = np.random.default_rng(0), 100_000, 50
     gradient = np.full(dim, np.sqrt(SQUARE / dim))
-    norms = [
+    small, large = (
         np.sum((gradient + np.sqrt(TRACE / dim / b) * rng.standard_normal((trials, dim))) ** 2, axis=1)
         for b in (SMALL, LARGE)
-    ]
-    noise = noise_from_two_batches(*norms, SMALL, LARGE)
+    )
+    noise = noise_from_two_batches(small, large, SMALL, LARGE)
     for estimates, exact in ((noise.trace, TRACE), (noise.squared_gradient, SQUARE)):
         estimates = np.asarray(estimates)
         assert abs(estimates.mean() - exact) < 4 * estimates.std() / np.sqrt(trials) < 0.01 * exact
