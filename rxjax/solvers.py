@@ -1,9 +1,12 @@
 """The numerics, under one name: `rxjax.solvers.FokkerPlanck` and everything beside it."""
 
 from rxjax_solvers import (
+    RESULTS as RESULTS,
     AbstractGenerator as AbstractGenerator,
     AntiIto as AntiIto,
+    Deflated as Deflated,
     DensityController as DensityController,
+    Factor as Factor,
     FokkerPlanck as FokkerPlanck,
     GeneratorTerm as GeneratorTerm,
     Grid as Grid,
@@ -17,6 +20,17 @@ from rxjax_solvers import (
     TimeDependent as TimeDependent,
     Uniformization as Uniformization,
     checks_off as checks_off,
+    committor as committor,
+    deflate as deflate,
+    entropy_production as entropy_production,
+    factorize as factorize,
+    first_passage_variance as first_passage_variance,
+    mean_first_passage_time as mean_first_passage_time,
+    probability_current as probability_current,
+    quasi_stationary as quasi_stationary,
+    reactive_flux as reactive_flux,
     solve as solve,
+    stationary as stationary,
+    transition_rate as transition_rate,
     uniformization as uniformization,
 )

@@ -178,18 +178,19 @@ def test_both_orders_of_elimination_solve_the_system(n, periodic):
     keys = jax.random.split(jax.random.key(n), 4)
     up, down = (10 ** jax.random.uniform(k, (n, 3), minval=-3, maxval=4) for k in keys[:2])
     d, g = (jax.random.normal(k, (n, 3)) for k in keys[2:])
+    loss = 1 + jax.random.uniform(keys[0], (n, 3))
     rates = AxisRates(up, down, periodic)
     tau = jnp.array(0.7)
 
     @jax.jit
     def run():
-        solve = sweeps.implicit(rates, tau)
+        solve = sweeps.implicit(rates, tau, sweeps.step_factor(rates, tau))
         x = solve(d)
         (xt,) = jax.linear_transpose(solve, d)(g)
-        pivots = sweeps._scan_pivots(up, down)
+        pivots = sweeps._scan_pivots(up, down, loss)
         pairs = [
-            (sweeps._reduction_solve(up, down, pivots, d), sweeps._scan_solve(up, down, pivots, d)),
-            (sweeps._reduction_transpose(up, down, pivots, d), sweeps._scan_transpose(up, down, pivots, d)),
+            (sweeps._reduction_solve(up, down, loss, d), sweeps._scan_solve(up, down, pivots, d)),
+            (sweeps._reduction_transpose(up, down, loss, d), sweeps._scan_transpose(up, down, pivots, d)),
         ]
         return x, xt, pairs
 

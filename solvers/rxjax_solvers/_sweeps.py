@@ -1,4 +1,4 @@
-"""Implicit steps along one axis: `(I - tau W)^-1 d` for tridiagonal `W`, without a single subtraction.
+"""Implicit steps along one axis: `(loss - W)^-1 d` for tridiagonal `W`, without a single subtraction.
 
 Elimination reads the system as a Markov chain that is censored state by state: what leaves an eliminated cell is
 handed on to its neighbours in proportion to its rates (Grassmann, Taksar and Heyman 1985; Alfa, Xue and Ye 2002).
@@ -9,6 +9,7 @@ other cell at once (cyclic reduction).
 
 from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -21,18 +22,18 @@ def _row(a: Array, i) -> Array:
     return lax.dynamic_index_in_dim(a, i, 0, keepdims=False)
 
 
-def _scan_pivots(up: Array, down: Array) -> Array:
+def _scan_pivots(up: Array, down: Array, loss: Array) -> Array:
     """Reciprocal pivots of the elimination from the first cell upwards."""
 
     def eliminate(kept, rates):
         # kept: the share of what the cell below receives that does not move on upwards.
-        u, d = rates
-        c = 1 + d * kept
+        u, d, lost = rates
+        c = lost + d * kept
         inverse = 1 / (c + u)
         return c * inverse, inverse
 
     # Nothing lies below the first cell: what it sends down (an absorbing side, the seam) leaves for good.
-    return lax.scan(eliminate, jnp.ones_like(up[0]), (up, down))[1]
+    return lax.scan(eliminate, jnp.ones_like(up[0]), (up, down, loss))[1]
 
 
 def _scan_solve(up: Array, down: Array, inverse: Array, d: Array) -> Array:
@@ -82,10 +83,9 @@ def _lanes_last(solve: Callable[..., Array]) -> Callable[..., Array]:
     return wrapped
 
 
-def _reduction_solve(up: Array, down: Array, inverse: Array, d: Array) -> Array:
-    del inverse
-    # The excess of a cell is its column sum: 1, and what leaves the grid.
-    excess = jnp.ones_like(up).at[0].add(down[0]).at[-1].add(up[-1])
+def _reduction_solve(up: Array, down: Array, loss: Array, d: Array) -> Array:
+    # The excess of a cell is its column sum: its loss, and what leaves the chain.
+    excess = loss.at[0].add(down[0]).at[-1].add(up[-1])
     up, down = up.at[-1].set(0), down.at[0].set(0)
     levels = []
     while d.shape[0]:
@@ -108,8 +108,8 @@ def _reduction_solve(up: Array, down: Array, inverse: Array, d: Array) -> Array:
     return x
 
 
-def _reduction_transpose(up: Array, down: Array, inverse: Array, g: Array) -> Array:
-    (out,) = jax.linear_transpose(lambda d: _reduction_solve(up, down, inverse, d), g)(g)
+def _reduction_transpose(up: Array, down: Array, loss: Array, g: Array) -> Array:
+    (out,) = jax.linear_transpose(lambda d: _reduction_solve(up, down, loss, d), g)(g)
     return out
 
 
@@ -128,55 +128,86 @@ def _shift_up(a: Array, n: int) -> Array:
     return jnp.concatenate([jnp.zeros((1, *a.shape[1:]), a.dtype), _resize(a, n - 1)])
 
 
-def _chain(up: Array, down: Array) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
-    """`(I - tau W)^-1` of an open chain and its transpose, `up` and `down` already multiplied by `tau`."""
-    inverse = lax.platform_dependent(up, down, cpu=_scan_pivots, default=lambda up, down: jnp.ones_like(up))
+class Chain(eqx.Module):
+    """The factor of an open chain of cells; the sweep axis lies first.
 
-    def solve(d):
-        return lax.platform_dependent(up, down, inverse, d, cpu=_lanes_last(_scan_solve), default=_reduction_solve)
+    `pivots` are reciprocal pivots on a CPU and the losses elsewhere, where nothing is kept from solve to solve.
+    """
 
-    def transpose_solve(g):
-        return lax.platform_dependent(
-            up, down, inverse, g, cpu=_lanes_last(_scan_transpose), default=_reduction_transpose
-        )
+    up: Float[Array, "n *rest"]
+    down: Float[Array, "n *rest"]
+    pivots: Float[Array, "n *rest"]
 
-    return solve, transpose_solve
+    def solve(self, d: Float[Array, "n *rest"]) -> Float[Array, "n *rest"]:
+        args = (self.up, self.down, self.pivots, d)
+        return lax.platform_dependent(*args, cpu=_lanes_last(_scan_solve), default=_reduction_solve)
+
+    def transpose_solve(self, g: Float[Array, "n *rest"]) -> Float[Array, "n *rest"]:
+        args = (self.up, self.down, self.pivots, g)
+        return lax.platform_dependent(*args, cpu=_lanes_last(_scan_transpose), default=_reduction_transpose)
 
 
-def _ring(up: Array, down: Array) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
-    """The same on a ring: the last cell is eliminated last, and closes the chain with a rank-one correction."""
-    solve_open, transpose_open = _chain(up[:-1], down[:-1])
+class Ring(eqx.Module):
+    """The factor of a ring: the last cell is eliminated last, and closes the chain with a rank-one correction."""
+
+    chain: Chain
+    to_last: Float[Array, "m *rest"]
+    spread: Float[Array, "m *rest"]
+    pivot: Float[Array, "*rest"]
+
+    def solve(self, d: Float[Array, "n *rest"]) -> Float[Array, "n *rest"]:
+        y = self.chain.solve(d[:-1])
+        last = ((d[-1] + jnp.sum(self.to_last * y, axis=0)) / self.pivot)[None]
+        return jnp.concatenate([y + self.spread * last, last])
+
+    def transpose_solve(self, g: Float[Array, "n *rest"]) -> Float[Array, "n *rest"]:
+        last = ((g[-1] + jnp.sum(self.spread * g[:-1], axis=0)) / self.pivot)[None]
+        return jnp.concatenate([self.chain.transpose_solve(g[:-1] + self.to_last * last), last])
+
+
+def _chain(up: Array, down: Array, loss: Array) -> Chain:
+    args = (up, down, loss)
+    return Chain(up, down, lax.platform_dependent(*args, cpu=_scan_pivots, default=lambda up, down, loss: loss))
+
+
+def factor(
+    up: Float[Array, "n *rest"], down: Float[Array, "n *rest"], loss: Float[Array, "n *rest"], periodic: bool
+) -> Chain | Ring:
+    """The factor of `A p = (loss + up + down) p - inflow` along the first axis; `loss >= 0` are its column sums."""
+    if not periodic:
+        return _chain(up, down, loss)
+    chain = _chain(up[:-1], down[:-1], loss[:-1])
     from_last = jnp.zeros_like(up[:-1]).at[0].add(up[-1]).at[-1].add(down[-1])
     to_last = jnp.zeros_like(up[:-1]).at[0].add(down[0]).at[-1].add(up[-2])
-    spread = solve_open(from_last)
-    pivot = 1 + jnp.sum(spread, axis=0)
-
-    def solve(d):
-        y = solve_open(d[:-1])
-        last = ((d[-1] + jnp.sum(to_last * y, axis=0)) / pivot)[None]
-        return jnp.concatenate([y + spread * last, last])
-
-    def transpose_solve(g):
-        last = ((g[-1] + jnp.sum(spread * g[:-1], axis=0)) / pivot)[None]
-        return jnp.concatenate([transpose_open(g[:-1] + to_last * last), last])
-
-    return solve, transpose_solve
+    spread = chain.solve(from_last)
+    return Ring(chain, to_last, spread, loss[-1] + jnp.sum(loss[:-1] * spread, axis=0))
 
 
-def implicit(rates: AxisRates, tau: Float[Array, ""]) -> Callable[[Array], Array]:
-    """`d -> (I - tau W)^-1 d` along one axis, sweep axis first; the factor is computed once, here.
+def step_factor(rates: AxisRates, tau: Float[Array, ""]) -> Chain | Ring:
+    """The factor of `I - tau W` along one axis."""
+    up, down = lax.stop_gradient((tau * rates.up, tau * rates.down))
+    return factor(up, down, jnp.ones_like(up), rates.periodic)
+
+
+def implicit(
+    rates: AxisRates, tau: Float[Array, ""], factored: Chain | Ring | None = None
+) -> Callable[[Array], Array]:
+    """`d -> (I - tau W)^-1 d` along one axis, sweep axis first, with the factor of the same `rates` and `tau`.
 
     Derivatives with respect to `d`, the rates and `tau` come from one solve with the (transposed) factor.
     """
-    up, down = lax.stop_gradient((tau * rates.up, tau * rates.down))
-    solve, transpose_solve = (_ring if rates.periodic else _chain)(up, down)
+
+    made = step_factor(rates, tau) if factored is None else factored
 
     def matvec(p):
         return p - tau * rates.apply(p)
 
     def apply(d: Float[Array, "n *rest"]) -> Float[Array, "n *rest"]:
         return lax.custom_linear_solve(
-            matvec, d, solve=lambda _, b: solve(b), transpose_solve=lambda _, b: transpose_solve(b)
+            matvec,
+            d,
+            solve=lambda _, b: made.solve(b),
+            transpose_solve=lambda _, b: made.transpose_solve(b),
         )
 
     return apply

@@ -1,0 +1,149 @@
+"""Transition paths between two sets of states."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._checks import require
+from ._deflated import stationary_law
+from ._factor import Factor, assemble
+from ._generator import AbstractGenerator
+from ._region import Region, Target, region
+from ._results import RESULTS, answer, outcome
+
+
+class _Ends(NamedTuple):
+    source: Region
+    target: Region
+    factor: Factor
+
+
+def _ends(generator: AbstractGenerator, source: Target, target: Target, factor: Factor | None) -> _Ends:
+    a, b = region(generator, source, "source"), region(generator, target, "target")
+    both = [(jnp.any(a.members & b.members), "shares one with `source`")]
+    members = require(b.members, "target", "hold cells of its own", both, "", "a common cell")
+    b = Region(members, b.extra, b.into)
+    if factor is None:
+        factor = assemble(generator, [a, b], jnp.zeros((), a.extra.dtype))
+    return _Ends(a, b, factor)
+
+
+def committor(
+    generator: AbstractGenerator,
+    source: Target,
+    target: Target,
+    *,
+    factor: Factor | None = None,
+    throw: bool = True,
+) -> Any:
+    r"""Probability to reach `target` before `source`: $W^\top q = 0$ between them, 0 on the source, 1 on the target.
+
+    **Arguments:**
+
+    - `source`, `target`: masks (sets of cells) or predicates of `theta` (edges placed where they lie, second order).
+    - `factor`: `factorize(generator, target=(source, target))`, if you have it.
+
+    **Returns:** shape `(*shape)`; values near 0 keep their relative accuracy at any temperature.
+
+    **How it fails:** `RESULTS.unreachable` where some state reaches neither.
+
+    ??? cite "References"
+
+        W. E and E. Vanden-Eijnden, J. Stat. Phys. 123, 503 (2006).
+
+    !!! example
+
+        ```python
+        >>> import jax.numpy as jnp, rxjax_solvers as rxs
+        >>> grid = rxs.Grid(-2, 2, 200)
+        >>> W = rxs.FokkerPlanck.from_potential(lambda x: (x[0] ** 2 - 1) ** 2 / 4, grid, temperature=0.05)
+        >>> q = rxs.committor(W, lambda x: x[0] <= -1, lambda x: x[0] >= 1)
+        >>> round(float(jnp.interp(-0.2, grid.axes[0], q)), 3)
+        0.201
+
+        ```
+    """
+    ends = _ends(generator, source, target, factor)
+    q, result = _forward(ends)
+    return answer(q, result, throw)
+
+
+def _forward(ends: _Ends) -> tuple[Array, RESULTS]:
+    q = ends.factor.transpose_solve(ends.target.into) + ends.target.members.astype(ends.target.into.dtype)
+    return q, outcome((~jnp.all(jnp.isfinite(q)), RESULTS.unreachable))
+
+
+def _from_source(generator: AbstractGenerator, ends: _Ends, law: Array) -> Array:
+    """The part of the stationary law that came last from the source: `law` on it, 0 on the target."""
+    a = ends.source
+    on_source = jnp.where(a.members, law, 0)
+    # What enters from the source, and at its edge as much as leaves there in equilibrium.
+    entering = jnp.where(ends.factor.keep, jnp.maximum(generator.apply(on_source), 0) + a.extra * law, 0)
+    return ends.factor.solve(entering) + on_source
+
+
+def _transitions(generator, source, target, factor, law) -> tuple[Array, Array, RESULTS]:
+    ends = _ends(generator, source, target, factor)
+    law, result = stationary_law(generator) if law is None else (law, RESULTS.successful)
+    part = _from_source(generator, ends, law)
+    flux = generator.mass(part * ends.target.into)
+    broken = outcome((~jnp.isfinite(flux), RESULTS.unreachable))
+    return flux, generator.mass(part), RESULTS.where(result == RESULTS.successful, broken, result)
+
+
+def reactive_flux(
+    generator: AbstractGenerator,
+    source: Target,
+    target: Target,
+    *,
+    factor: Factor | None = None,
+    law: Float[Array, "*shape"] | None = None,
+    throw: bool = True,
+) -> Any:
+    """Transitions from `source` to `target` per unit time in the stationary state.
+
+    Each is counted once, when it enters the target after it last left the source; for reversible and driven processes
+    alike.  Arguments as in `committor`, and `law`: `stationary(generator)`, if you have it.
+
+    !!! example
+
+        ```python
+        >>> import jax.numpy as jnp, rxjax_solvers as rxs
+        >>> W = rxs.MasterEquation.from_edges([0, 1, 1, 2], [1, 0, 2, 1], 1.0, size=3)
+        >>> first, last = jnp.arange(3) == 0, jnp.arange(3) == 2
+        >>> round(float(rxs.reactive_flux(W, first, last)), 4)  # 1/3 in the middle, half of it from the source
+        0.1667
+
+        ```
+    """
+    flux, _, result = _transitions(generator, source, target, factor, law)
+    return answer(flux, result, throw)
+
+
+def transition_rate(
+    generator: AbstractGenerator,
+    source: Target,
+    target: Target,
+    *,
+    factor: Factor | None = None,
+    law: Float[Array, "*shape"] | None = None,
+    throw: bool = True,
+) -> Any:
+    """Reactive flux over the probability of having come last from the source: the rate constant, in 1/time.
+
+    Arguments as in `reactive_flux`.
+
+    !!! example
+
+        ```python
+        >>> import jax.numpy as jnp, rxjax_solvers as rxs
+        >>> W = rxs.MasterEquation.from_edges([0, 1, 1, 2], [1, 0, 2, 1], 1.0, size=3)
+        >>> first, last = jnp.arange(3) == 0, jnp.arange(3) == 2
+        >>> round(float(rxs.transition_rate(W, first, last)), 4)
+        0.3333
+
+        ```
+    """
+    flux, mass, result = _transitions(generator, source, target, factor, law)
+    return answer(flux / mass, result, throw)

@@ -1,0 +1,113 @@
+"""The inverse of a closed generator on changes of density that add up to zero."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from ._factor import Factor, assemble
+from ._fokker_planck import FokkerPlanck
+from ._generator import AbstractGenerator
+from ._region import Region
+from ._results import RESULTS, outcome
+
+
+class Deflated(eqx.Module):
+    r"""A closed generator, its stationary law $\pi$ and the inverse of $-W$ without $\pi$.
+
+    - `generator`: `W`.
+    - `law`: shape `(*shape)`, of mass 1.
+    - `factor`: that of `-W` outside of the likeliest state.
+    - `result`: whether `law` is the only one.
+    """
+
+    generator: AbstractGenerator
+    law: Float[Array, "*shape"]
+    factor: Factor
+    result: RESULTS
+
+    def solve(self, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        r"""`x` of mass zero with $-W x = b - \pi \int b$."""
+        mass = self.generator.mass
+        x = self.factor.solve(b - self.law * mass(b))
+        return x - self.law * mass(x)
+
+    def transpose_solve(self, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        r"""`u` of mean zero under $\pi$ with $-W^\top u = b - \int \pi b$."""
+        mass = self.generator.mass
+        u = self.factor.transpose_solve(b - mass(self.law * b))
+        return u - mass(self.law * u)
+
+
+def deflate(generator: AbstractGenerator) -> Deflated:
+    """Factor a closed generator and find its stationary law: what `stationary` and `spectrum` share.
+
+    Two factors, one for a generator from a potential.  In the chosen state the process is held, elsewhere elimination
+    is as in `factorize`.
+
+    !!! example
+
+        ```python
+        >>> import jax.numpy as jnp, rxjax_solvers as rxs
+        >>> W = rxs.MasterEquation.from_matrix(jnp.array([[-1.0, 2.0], [1.0, -2.0]]))
+        >>> parts = rxs.deflate(W)
+        >>> print(rxs.stationary(W, factor=parts).round(3))
+        [0.667 0.333]
+
+        ```
+    """
+    law, result = stationary_law(generator)
+    return Deflated(generator, law, _held(generator, law), result)
+
+
+def _held(generator: AbstractGenerator, law: Array) -> Factor:
+    law = lax.stop_gradient(law)
+    members = (jnp.arange(law.size) == jnp.argmax(law)).reshape(law.shape)
+    return assemble(generator, [Region(members, jnp.zeros_like(law), jnp.zeros_like(law))], jnp.zeros((), law.dtype))
+
+
+def stationary_law(generator: AbstractGenerator) -> tuple[Float[Array, "*shape"], RESULTS]:
+    """The law of mass 1 with `W law = 0`, and whether it exists and is the only one."""
+    if generator.time_dependent:
+        raise ValueError("Argument `generator` must not depend on time, but it does.  Freeze it: `generator.at(t)`.")
+    leaks = jnp.any(lax.stop_gradient(generator.exit_rates()) > _rounding(generator))
+    if isinstance(generator, FokkerPlanck) and generator.log_gibbs is not None:
+        law = jnp.exp(generator.log_gibbs - lax.stop_gradient(jnp.max(generator.log_gibbs)))
+        return law / generator.mass(law), outcome((leaks, RESULTS.no_stationary_law))
+    law, unique = _law(generator)
+    return law, outcome((leaks, RESULTS.no_stationary_law), (~unique, RESULTS.not_unique))
+
+
+def _rounding(generator: AbstractGenerator) -> Array:
+    leaving = lax.stop_gradient(generator.outflow())
+    return 8 * leaving.size * jnp.finfo(leaving.dtype).eps * leaving
+
+
+@eqx.filter_custom_jvp
+def _law(generator: AbstractGenerator) -> tuple[Float[Array, "*shape"], Bool[Array, ""]]:
+    """The state of a process, started evenly, after a life far longer than any of its own times."""
+    leaving = generator.outflow()
+    dtype = leaving.dtype
+    # Nothing cancels, so the rate of death may be as small as the numbers allow.
+    shift = jnp.max(leaving) * (1e-150 if dtype == jnp.float64 else 1e-25)
+    shift = jnp.where(shift > 0, shift, 1)
+    factor = assemble(generator, [], shift)
+    law = factor.elimination.solve(jnp.full(leaving.shape, 1 / leaving.size, dtype))
+    law = law / generator.mass(law)
+    # With one closed class the mean of any function at the end does not depend on the start.
+    probe = jax.random.uniform(jax.random.key(0), leaving.shape, dtype)
+    mean = shift * factor.elimination.transpose_solve(probe)
+    unique = jnp.max(mean) - jnp.min(mean) < 1e3 * jnp.sqrt(jnp.finfo(dtype).eps) * 1e-3
+    return law, unique
+
+
+@_law.def_jvp
+def _law_jvp(primals: Any, tangents: Any):
+    (generator,), (tangent,) = primals, tangents
+    law, unique = _law(generator)
+    _, change = eqx.filter_jvp(lambda g: g.apply(lax.stop_gradient(law)), (generator,), (tangent,))
+    x = _held(generator, law).solve(change)
+    return (law, unique), (x - law * generator.mass(x), None)

@@ -1,0 +1,21 @@
+"""What every way of factoring `loss - W` on part of the states can do."""
+
+import abc
+
+import equinox as eqx
+from jaxtyping import Array, Float
+
+
+class AbstractElimination(eqx.Module):
+    """The factored matrix `A = diag(outflow + loss) - rates` on the states that are kept; the identity elsewhere.
+
+    Arrays only: made once, carried through `jit`, `vmap` and loops.
+    """
+
+    @abc.abstractmethod
+    def solve(self, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """`A^-1 b`."""
+
+    @abc.abstractmethod
+    def transpose_solve(self, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """`A^-T b`."""

@@ -1,0 +1,37 @@
+"""Rates between neighbouring cells on part of a grid."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from .._fokker_planck import FokkerPlanck
+from .._grid import from_front, to_front
+
+
+def neighbour(field: Array, axis: int, step: int, periodic: bool, outside) -> Array:
+    """The value one cell further along an axis (`step` is 1 or -1), `outside` beyond a side."""
+    f = to_front(field, axis)
+    edge = jnp.full_like(f[:1], outside)
+    if periodic:
+        f = jnp.roll(f, -step, 0)
+    else:
+        f = jnp.concatenate([f[1:], edge] if step == 1 else [edge, f[:-1]])
+    return from_front(f, axis)
+
+
+def kept_rates(
+    generator: FokkerPlanck, loss: Float[Array, "*shape"], keep: Bool[Array, "*shape"]
+) -> tuple[list[tuple[Array, Array]], Array]:
+    """Rates `(up, down)` along each axis among the kept cells, and what leaves them: `loss`, exits and the rest.
+
+    Cells that are not kept have no rates and lose 1.
+    """
+    pairs = []
+    for axis, rates in enumerate(generator.rates):
+        pair = []
+        for rate, step in ((rates.up, 1), (rates.down, -1)):
+            rate = from_front(rate, axis)
+            stays = keep & neighbour(keep, axis, step, rates.periodic, False)
+            loss = loss + jnp.where(stays, 0, rate)
+            pair.append(jnp.where(stays, rate, 0))
+        pairs.append((pair[0], pair[1]))
+    return pairs, jnp.where(keep, loss, 1)

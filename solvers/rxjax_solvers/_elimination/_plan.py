@@ -1,0 +1,151 @@
+"""Nested dissection of a grid (George 1973): which cells are eliminated when, and what they touch.
+
+A box of cells is cut by a line (a plane in 3-D) of separating cells, its halves likewise, down to a few cells.  Boxes
+of one level do not touch, so they are eliminated at once, the smallest first.  The *front* of a box holds its
+separating cells and its *ring*: the cells outside the box, all eliminated later, that its cells touch.  All of this
+depends on the shape of the grid alone and is computed with NumPy while tracing.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+# Boxes of at most so many cells are eliminated whole.
+_LEAF = 12
+
+
+class Level(NamedTuple):
+    """The boxes of one level, `size` of them; `cells` is the number of cells of the grid and stands for none.
+
+    - `separator`: (size, s), `ring`: (size, r), numbers of cells in C order.
+    - `into`, `rate`: for each original rate between cells of a front, the flat place in the fronts (size, s+r, s+r),
+        target first, and the flat place in the rates (2 d, cells), axis by axis upwards then downwards.
+    - `first`, `second`: (size, s+r), where each cell of the front lies in the ring of either child, or the length of
+        that ring where it does not; empty on the lowest level.
+    """
+
+    size: int
+    separator: np.ndarray
+    ring: np.ndarray
+    into: np.ndarray
+    rate: np.ndarray
+    children: tuple[np.ndarray, ...]
+
+
+@functools.lru_cache(maxsize=16)
+def plan(shape: tuple[int, ...], periodic: tuple[bool, ...]) -> tuple[Level, ...]:
+    """The levels, the one to eliminate first first."""
+    cells = int(np.prod(shape))
+    neighbours = _neighbours(shape, periodic)
+    levels, above = [], None
+    for size, separator, ring in _boxes(shape, periodic, neighbours):
+        front = _Front(size, separator, ring, cells)
+        if above is not None:
+            number, below = ring // cells, [np.full((above.size, above.width), front.rings) for _ in range(2)]
+            for which in range(2):
+                mine = number % 2 == which
+                at = above.find(number[mine] // 2 * cells + ring[mine] % cells)
+                below[which][number[mine] // 2, at] = front.ring_place[mine]
+            levels[-1] = levels[-1]._replace(children=tuple(b.astype(np.int32) for b in below))
+        into, rate = front.entries(neighbours)
+        tables = (front.table(separator, front.separators), front.table(ring, front.rings))
+        levels.append(Level(size, *tables, into, rate, ()))
+        above = front
+    return tuple(reversed(levels))
+
+
+def _neighbours(shape: tuple[int, ...], periodic: tuple[bool, ...]) -> list[np.ndarray]:
+    """The cell one up and one down each axis, -1 beyond a side."""
+    number = np.arange(int(np.prod(shape))).reshape(shape)
+    out = []
+    for axis in range(len(shape)):
+        for step in (1, -1):
+            there = np.roll(number, -step, axis)
+            if not periodic[axis]:
+                there = np.moveaxis(there.copy(), axis, 0)
+                there[-1 if step == 1 else 0] = -1
+                there = np.moveaxis(there, 0, axis)
+            out.append(there.ravel())
+    return out
+
+
+def _boxes(shape, periodic, neighbours):
+    """For each level from the whole grid down: number of boxes, and sorted codes `box * cells + cell`."""
+    dim, cells = len(shape), int(np.prod(shape))
+    place = np.indices(shape).reshape(dim, -1)
+    box = np.zeros(cells, np.int64)
+    low, high, wraps = np.zeros((1, dim), np.int64), np.array([shape]), list(periodic)
+    while True:
+        extent = (high - low).max(axis=0)
+        axis, inside = int(np.argmax(extent)), box >= 0
+        whole = np.prod(extent) <= _LEAF
+        number = np.where(inside, box, 0)
+        # A box that still wraps needs two cuts; the second is its last line.
+        seam = int(wraps[axis])
+        middle = (low[:, axis] + high[:, axis] - seam) // 2
+        x = place[axis]
+        cut = inside & (whole | (x == middle[number]) | (x >= high[number, axis] - seam))
+        touched = []
+        for there in neighbours:
+            outside = inside & (there >= 0)
+            outside[outside] = box[there[outside]] < 0
+            touched.append(box[outside] * cells + there[outside])
+        yield len(low), np.sort((box * cells + np.arange(cells))[cut]), np.unique(np.concatenate(touched))
+        if whole:
+            return
+        box = np.where(inside & ~cut, 2 * box + (x > middle[number]), -1)
+        (low_end, high_end), (low_start, high_start) = (low, high.copy()), (low.copy(), high.copy())
+        low_end = low.copy()
+        high_end[:, axis], low_start[:, axis] = middle, middle + 1
+        high_start[:, axis] -= seam
+        low = np.stack([low_end, low_start], axis=1).reshape(-1, dim)
+        high = np.stack([high_end, high_start], axis=1).reshape(-1, dim)
+        wraps[axis] = False
+
+
+class _Front:
+    """Where cells lie in the fronts of one level."""
+
+    def __init__(self, size: int, separator: np.ndarray, ring: np.ndarray, cells: int):
+        self.size, self.cells, self.separator, self.ring = size, cells, separator, ring
+        self.separators, self.separator_place = self._rank(separator)
+        self.rings, self.ring_place = self._rank(ring)
+        self.width = self.separators + self.rings
+
+    def _rank(self, codes: np.ndarray) -> tuple[int, np.ndarray]:
+        number = codes // self.cells
+        most = int(np.bincount(number, minlength=1).max())
+        return most, np.arange(len(codes)) - np.searchsorted(number, number)
+
+    def table(self, codes: np.ndarray, width: int) -> np.ndarray:
+        out = np.full((self.size, width), self.cells)
+        place = np.arange(len(codes)) - np.searchsorted(codes // self.cells, codes // self.cells)
+        out[codes // self.cells, place] = codes % self.cells
+        return out.astype(np.int32)
+
+    def find(self, codes: np.ndarray) -> np.ndarray:
+        """The place in the front, -1 where it is not there."""
+        out = np.full(codes.shape, -1)
+        parts = ((self.separator, self.separator_place, 0), (self.ring, self.ring_place, self.separators))
+        for known, place, shift in parts:
+            if len(known):
+                at = np.clip(np.searchsorted(known, codes), 0, len(known) - 1)
+                out = np.where(known[at] == codes, place[at] + shift, out)
+        return out
+
+    def entries(self, neighbours: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Rates out of separating cells, and into them from the ring: others were taken below or come later."""
+        number, cell = self.separator // self.cells, self.separator % self.cells
+        own, width, into, rate = self.separator_place, self.width, [], []
+        for k, there in enumerate(neighbours):
+            other = there[cell]
+            at = np.where(other >= 0, self.find(number * self.cells + np.maximum(other, 0)), -1)
+            known, ring = at >= 0, at >= self.separators
+            into += [
+                ((number * width + at) * width + own)[known],
+                ((number * width + own) * width + at)[ring],
+            ]
+            back = k + 1 - 2 * (k % 2)
+            rate += [(k * self.cells + cell)[known], (back * self.cells + other)[ring]]
+        return np.concatenate(into).astype(np.int32), np.concatenate(rate).astype(np.int32)

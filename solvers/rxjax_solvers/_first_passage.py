@@ -1,0 +1,87 @@
+"""When a process first reaches a target."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ._factor import Factor, factorize
+from ._generator import AbstractGenerator
+from ._region import Target
+from ._results import RESULTS, answer, outcome
+
+
+def mean_first_passage_time(
+    generator: AbstractGenerator,
+    target: Target | Sequence[Target] | None,
+    *,
+    factor: Factor | None = None,
+    throw: bool = True,
+) -> Any:
+    r"""Mean time from each cell to a target, $-W^\top \tau = 1$ outside of it and $\tau = 0$ in it.
+
+    **Arguments:**
+
+    - `generator`: `W`.
+    - `target`: a mask (a set of cells); a predicate of `theta`, whose edge is placed where it lies, second order in
+        the cell size; a sequence of these; or `None`, the absorbing sides.
+    - `factor`: `factorize(generator, target=target)`, if you have it.
+    - `throw`: with `False`, return `(value, result)`.
+
+    **Returns:** shape `(*shape)`, in the time units of the generator, zero in the target.  Relative accuracy near
+    rounding at any temperature; gradients lose `eps e^(E_b/kT)` of it.
+
+    **How it fails:** `RESULTS.unreachable` where some state cannot reach the target.
+
+    ??? cite "References"
+
+        C. W. Gardiner, Handbook of Stochastic Methods, 3rd ed. (2004), 5.2.7.
+
+    !!! example
+
+        ```python
+        >>> import jax.numpy as jnp, rxjax_solvers as rxs
+        >>> grid = rxs.Grid(-3, 3, 300)
+        >>> W = rxs.FokkerPlanck.from_potential(lambda x: (x[0] ** 2 - 1) ** 2 / 4, grid, temperature=0.1)
+        >>> tau = rxs.mean_first_passage_time(W, lambda x: x[0] >= 1)
+        >>> round(float(jnp.interp(-1.0, grid.axes[0], tau)), 1)
+        66.3
+
+        ```
+    """
+    factor = factorize(generator, target=target) if factor is None else factor
+    tau = factor.transpose_solve(jnp.ones_like(factor.extra))
+    return answer(tau, _reached(tau), throw)
+
+
+def first_passage_variance(
+    generator: AbstractGenerator,
+    target: Target | Sequence[Target] | None,
+    *,
+    factor: Factor | None = None,
+    throw: bool = True,
+) -> Any:
+    r"""Variance of the time from each cell to a target.
+
+    $-W^\top m = 2 \tau$ with $\tau$ the mean gives the second moment $m$, and the variance is $m - \tau^2$.
+    Arguments, accuracy and failures as in `mean_first_passage_time`.
+
+    !!! example
+
+        ```python
+        >>> import jax.numpy as jnp, rxjax_solvers as rxs
+        >>> W = rxs.FokkerPlanck(jnp.zeros(1), 0.5, rxs.Grid(-1, 1, 101, boundary="absorbing"))
+        >>> round(float(rxs.first_passage_variance(W, None)[50]), 3)  # 2/3
+        0.667
+
+        ```
+    """
+    factor = factorize(generator, target=target) if factor is None else factor
+    tau = factor.transpose_solve(jnp.ones_like(factor.extra))
+    variance = 2 * factor.transpose_solve(tau) - tau**2
+    return answer(variance, _reached(variance), throw)
+
+
+def _reached(tau: Array) -> RESULTS:
+    return outcome((~jnp.all(jnp.isfinite(tau)), RESULTS.unreachable))

@@ -1,0 +1,139 @@
+"""Sets of cells that a process may hit."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Shaped
+
+from ._checks import require
+from ._fokker_planck import FokkerPlanck
+from ._generator import AbstractGenerator
+from ._grid import from_front, to_front
+
+Target = Callable | Shaped[Array, "..."]
+
+# Halvings of the distance between two cells when looking for an edge.
+_HALVINGS = 50
+# Beyond this many kT between neighbouring cells a rate is one-way.
+_STEEP = 500.0
+
+
+class Region(eqx.Module):
+    """A set of cells and how it is hit.
+
+    - `members`: whether a cell belongs to it.
+    - `extra`: what the rate from each cell outside into it grows by because its edge lies nearer than the next cell's
+        centre; zero for a set of cells.
+    - `into`: that rate itself, `extra` included, zero for members.
+    """
+
+    members: Bool[Array, "*shape"]
+    extra: Float[Array, "*shape"]
+    into: Float[Array, "*shape"]
+
+
+def region(generator: AbstractGenerator, target: Target, name: str) -> Region:
+    """A mask of the generator's shape, or a predicate `theta -> bool` whose edge lies where it changes its mind.
+
+    The edge is found on the line between two neighbouring cells, and the rate across it is the exponentially fitted
+    one of that shorter distance: hitting times are second order in the cell size (Gibou, Fedkiw, Cheng and Kang 2002).
+    """
+    extra = jnp.zeros(generator.shape, generator.outflow().dtype)
+    if callable(target):
+        members = _evaluate(target, generator, name)
+        if isinstance(generator, FokkerPlanck):
+            extra = _nearer(target, generator, members)
+    else:
+        members = jnp.asarray(target)
+        if members.shape != generator.shape or members.dtype != jnp.bool_:
+            raise ValueError(
+                f"Argument `{name}` must be a Boolean mask of shape {generator.shape} or a predicate of theta, but it "
+                f"has shape {members.shape} and dtype {members.dtype}."
+            )
+    faults = [(~jnp.any(members), "holds none")]
+    members = require(members, name, "hold at least one cell", faults, "Widen it, or refine the grid.", "no cell")
+    into = jnp.where(members, 0, jnp.maximum(generator.adjoint(members.astype(extra.dtype)), 0)) + extra
+    return Region(members, extra, into)
+
+
+def _evaluate(predicate: Callable, generator: AbstractGenerator, name: str) -> Array:
+    grid = generator.grid
+    if grid is None:
+        raise ValueError(
+            f"Argument `{name}` must be a Boolean mask for a generator without a grid, but it is a function."
+        )
+    theta = jax.ShapeDtypeStruct((grid.dim,), grid.lower.dtype)
+    value: Any = jax.eval_shape(predicate, theta)
+    if getattr(value, "shape", None) != () or value.dtype != jnp.bool_:
+        raise ValueError(f"Argument `{name}` must return a Boolean scalar for `theta` of shape ({grid.dim},).")
+    return _everywhere(predicate, grid.points)
+
+
+def _everywhere(predicate: Callable, points: Array) -> Array:
+    return jax.vmap(predicate)(points.reshape(-1, points.shape[-1])).reshape(points.shape[:-1])
+
+
+def _nearer(predicate: Callable, generator: FokkerPlanck, members: Array) -> Array:
+    """By how much rates into the members grow, since their edge lies before the next cell's centre."""
+    grid = generator.grid
+    total = jnp.zeros(grid.shape, grid.lower.dtype)
+    for axis, rates in enumerate(generator.rates):
+        step = jnp.zeros(grid.dim, grid.lower.dtype).at[axis].set(grid.spacing[axis])
+        inside, points = to_front(members, axis), to_front(grid.points, axis)
+        here, there = (inside, jnp.roll(inside, -1, 0)) if rates.periodic else (inside[:-1], inside[1:])
+        low = points if rates.periodic else points[:-1]
+        crossed = here ^ there
+        share = _edge(predicate, low, step, here)
+        above = jnp.roll(rates.down, -1, 0) if rates.periodic else rates.down[1:]
+        up = rates.up if rates.periodic else rates.up[:-1]
+        upward = jnp.where(crossed & there, _growth(up, above, share), 0)
+        downward = jnp.where(crossed & here, _growth(above, up, 1 - share), 0)
+        if rates.periodic:
+            part = upward + jnp.roll(downward, 1, 0)
+        else:
+            none = jnp.zeros_like(upward[:1])
+            part = jnp.concatenate([upward, none]) + jnp.concatenate([none, downward])
+        total = total + from_front(part, axis)
+    return total
+
+
+def _edge(predicate: Callable, low: Array, step: Array, here: Array) -> Array:
+    """The share of the way from each cell to the next at which the predicate changes."""
+
+    def halve(_, ends):
+        left, right = ends
+        middle = (left + right) / 2
+        same = _everywhere(predicate, low + middle[..., None] * step.reshape((1,) * here.ndim + (-1,))) == here
+        return jnp.where(same, middle, left), jnp.where(same, right, middle)
+
+    ends = jnp.zeros(here.shape, low.dtype), jnp.ones(here.shape, low.dtype)
+    left, right = lax.fori_loop(0, _HALVINGS, halve, ends)
+    return (left + right) / 2
+
+
+def _growth(rate: Array, back: Array, share: Array) -> Array:
+    """The fitted rate over a share of the distance, per cell of full size, minus the rate over all of it."""
+    known = (rate > 0) & (back > 0)
+    x = jnp.log(jnp.where(known, rate, 1)) - jnp.log(jnp.where(known, back, 1))
+    x = jnp.clip(x, -_STEEP, _STEEP)
+    small = jnp.abs(x) < 1e-5
+    safe = jnp.where(small, 1, x)
+    share = jnp.maximum(share, jnp.finfo(share.dtype).eps)
+    # (1 - e^-x)/(1 - e^-sx), written without overflow on either side.
+    size = jnp.abs(safe)
+    ratio = jnp.expm1(-size) / jnp.expm1(-share * size) * jnp.where(safe < 0, jnp.exp((1 - share) * size), 1)
+    straight = (1 - x * (1 - share) / 2) / share
+    ratio = jnp.where(small, straight, ratio)
+    return jnp.where(known, rate * (ratio - 1), 0)
+
+
+def as_regions(generator: AbstractGenerator, target: Target | Sequence[Target] | None) -> list[Region]:
+    """Every target of a sequence, or the one that is given, as a region."""
+    if target is None:
+        return []
+    targets = target if isinstance(target, (tuple, list)) else (target,)
+    return [region(generator, t, "target") for t in targets]

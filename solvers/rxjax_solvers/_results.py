@@ -1,0 +1,75 @@
+"""How a verb ended, in words."""
+
+import diffrax
+import jax
+from jaxtyping import Array, PyTree
+
+_NOT_UNIQUE = """
+The stationary law is not unique: the generator splits into 2 or more closed classes, sets of states never left again.
+
+(a) Rates that are zero, or underflow to zero, cut the states apart: look at `generator.exit_rates()` and the rates; or
+
+(b) the temperature is so low that crossing takes longer than the numbers of this precision can tell from never.
+
+Ask for each class by itself on a smaller grid, or raise the temperature; in float32, switch to float64.
+""".strip()
+
+_NO_LAW = """
+There is no stationary law: the generator loses mass for good at absorbing sides or exits.
+
+For the law conditioned on survival use `quasi_stationary(generator)`; for the time to the exit
+`mean_first_passage_time(generator, None)`.
+""".strip()
+
+_UNREACHABLE = """
+The target is not reached from everywhere: times are infinite from the states that cannot reach it.
+
+(a) Rates that are zero, or underflow to zero, cut the states apart; or
+
+(b) with `target=None`, no side of the grid is absorbing; or
+
+(c) the barriers are so high that the time overflows this precision: e^88 in float32, e^709 in float64.
+
+Pass a `target` that every state can reach, or raise the temperature.
+""".strip()
+
+_NOT_CONVERGED = """
+An iteration did not reach its tolerance.
+
+(a) The Krylov space is too small for the question: raise `max_krylov` (or ask for fewer eigenvalues); or
+
+(b) the tolerance is below what rounding allows: loosen `tol`, or switch to float64.
+""".strip()
+
+_NEGATIVE = """
+A density fell below zero by more than the tolerance.
+
+A Krylov or rational method is positive only within its error.  (a) The start has structure that the Krylov space does
+not resolve at the first times: raise `max_krylov`; or (b) use `method=Strang()`, which is never negative.
+""".strip()
+
+
+class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
+    """Outcomes of the solvers: those of diffrax and our own, each with its likely causes and what to type next."""
+
+    successful = ""
+    not_unique = _NOT_UNIQUE
+    no_stationary_law = _NO_LAW
+    unreachable = _UNREACHABLE
+    not_converged = _NOT_CONVERGED
+    negative = _NEGATIVE
+
+
+def outcome(*faults: tuple[Array, RESULTS]) -> RESULTS:
+    """The first of the pairs `(happened, result)` that happened, else success."""
+    result = RESULTS.successful
+    for happened, member in reversed(faults):
+        result = RESULTS.where(happened, member, result)
+    return result
+
+
+def answer(value: PyTree[Array], result: RESULTS, throw: bool) -> PyTree:
+    """`value`, refused unless `result` is successful; or `(value, result)` with `throw=False`."""
+    if not throw:
+        return value, result
+    return jax.tree.map(lambda x: result.error_if(x, result != RESULTS.successful), value)

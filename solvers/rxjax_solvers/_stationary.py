@@ -1,0 +1,112 @@
+"""Laws that do not change."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from ._deflated import Deflated, stationary_law
+from ._factor import Factor, factorize
+from ._generator import AbstractGenerator
+from ._results import RESULTS, answer, outcome
+
+
+def stationary(generator: AbstractGenerator, *, factor: Deflated | None = None, throw: bool = True) -> Any:
+    r"""The stationary law, $W \pi = 0$ of mass 1.
+
+    By elimination without subtraction; of a generator made by `from_potential` the Gibbs law itself, which is that of
+    the discrete generator too.
+
+    **Arguments:**
+
+    - `generator`: `W`, closed: no absorbing sides.
+    - `factor`: `deflate(generator)`, if you have it.
+    - `throw`: with `False`, return `(value, result)`.
+
+    **Returns:** shape `(*shape)`; every value right to some roundings, however small it is.  Gradients are right to
+    `eps e^(E_b/kT)`, except for `from_potential`, where they are right to rounding.
+
+    **How it fails:** `RESULTS.not_unique` if several sets of states are never left (the value is then the law that an
+    even start ends in), `RESULTS.no_stationary_law` if mass is lost.
+
+    ??? cite "References"
+
+        W. K. Grassmann, M. I. Taksar, D. P. Heyman, Oper. Res. 33, 1107 (1985).
+
+    !!! example
+
+        ```python
+        >>> import jax.numpy as jnp, rxjax_solvers as rxs
+        >>> ring = rxs.Grid(0, 2 * jnp.pi, 64, boundary="periodic")
+        >>> p = rxs.stationary(rxs.FokkerPlanck(lambda x: 0.5 + jnp.sin(x), 0.5, ring))
+        >>> round(float(ring.integrate(p * (0.5 + jnp.sin(ring.axes[0])))), 3)  # mean velocity
+        0.288
+
+        ```
+    """
+    law, result = stationary_law(generator) if factor is None else (factor.law, factor.result)
+    return answer(law, result, throw)
+
+
+def quasi_stationary(
+    generator: AbstractGenerator,
+    *,
+    factor: Factor | None = None,
+    max_steps: int = 2000,
+    throw: bool = True,
+) -> Any:
+    r"""The law conditioned on survival and the rate at which it is left: $W \nu = -\lambda \nu$, mass 1.
+
+    Inverse iteration from an even start.  A process that starts as $\nu$ ends after an exponential time of mean
+    $1/\lambda$.
+
+    **Arguments:**
+
+    - `generator`: `W`, which loses mass at absorbing sides or exits.
+    - `factor`: `factorize(generator)`; with a `target` there, survival is that of not having reached it.
+    - `max_steps`: each step gains the ratio of the first two rates.
+
+    **Returns:** `(law, rate)`.  The rate differentiates; the law is a constant to derivatives.
+
+    **How it fails:** two wells that are left with nearly the same rate converge slowly: `RESULTS.not_converged`.
+
+    !!! example
+
+        ```python
+        >>> import jax.numpy as jnp, rxjax_solvers as rxs
+        >>> W = rxs.FokkerPlanck(jnp.zeros(1), 0.5, rxs.Grid(-1, 1, 100, boundary="absorbing"))
+        >>> law, rate = rxs.quasi_stationary(W)
+        >>> round(float(rate), 3)  # pi^2/8
+        1.234
+
+        ```
+    """
+    factor = factorize(generator) if factor is None else factor
+    eps = jnp.finfo(factor.extra.dtype).eps
+    even = jnp.where(factor.keep, jnp.ones_like(factor.extra), 0)
+
+    def go_on(carry):
+        _, change, step = carry
+        return (change > 32 * eps) & (step < max_steps)
+
+    def iterate(forward):
+        def body(carry):
+            x, _, step = carry
+            y = forward(x)
+            y = y / jnp.sum(y)
+            return y, jnp.sum(jnp.abs(y - x)), step + 1
+
+        start = (even / jnp.sum(even), jnp.ones_like(eps, factor.extra.dtype), jnp.zeros((), jnp.int32))
+        return lax.while_loop(go_on, body, start)
+
+    law, change, _ = iterate(lax.stop_gradient(factor.elimination).solve)
+    left, left_change, _ = iterate(lax.stop_gradient(factor.elimination).transpose_solve)
+    law, left = lax.stop_gradient((law, left))
+    # First-order perturbation theory: the derivative of the rate needs those of neither vector.
+    times = factor._matvec(generator.apply)(law)
+    rate = lax.stop_gradient(1 / jnp.sum(factor.elimination.solve(law)))
+    surrogate = jnp.sum(left * times) / jnp.sum(left * law)
+    rate = rate + surrogate - lax.stop_gradient(surrogate)
+    converged = (change <= 1e4 * eps) & (left_change <= 1e4 * eps)
+    result = outcome((~jnp.isfinite(rate), RESULTS.unreachable), (~converged, RESULTS.not_converged))
+    return answer((law / generator.mass(law), rate), result, throw)

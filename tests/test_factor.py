@@ -1,0 +1,121 @@
+"""Factors: every elimination against dense solves, in both directions, with relative accuracy and derivatives."""
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+
+import rxjax_solvers as rxs
+from rxjax_solvers._elimination import _gth
+
+CASES = [
+    ((31,), "reflecting"),
+    ((30,), "absorbing"),
+    ((30,), "periodic"),
+    ((9, 6), ["periodic", "absorbing"]),
+    ((6, 7), "periodic"),
+    ((5, 4, 3), ["periodic", "reflecting", ("absorbing", "reflecting")]),
+]
+
+
+def generator(shape, boundary, strength=1.0):
+    grid = rxs.Grid(-1.0, 1.5, shape, boundary=boundary)
+    diffusion = jnp.array([0.3, 0.5, 0.2])[: grid.dim]
+    return rxs.FokkerPlanck(lambda x: strength * (jnp.sin(3 * x) + x[::-1]), diffusion, grid)
+
+
+@pytest.mark.parametrize("shape, boundary", CASES, ids=str)
+def test_solves_both_ways_and_differentiates(shape, boundary):
+    mask = jax.random.bernoulli(jax.random.key(0), 0.1, shape)
+    b, g = jax.random.normal(jax.random.key(2), (2, *shape))
+
+    def both(strength):
+        W = generator(shape, boundary, strength)
+        factor = rxs.factorize(W, target=mask, shift=0.3 * strength)
+        return W, factor.solve(b), factor.transpose_solve(g)
+
+    def scalar(strength):
+        _, x, y = both(strength)
+        return jnp.vdot(x, jnp.cos(g)) + jnp.vdot(y, jnp.sin(b))
+
+    @jax.jit
+    def everything(strength):
+        W, x, y = both(strength)
+        return W.as_matrix(), x, y, jax.grad(scalar)(strength), jax.lax.map(scalar, strength + STEPS)
+
+    h = 1e-3
+    STEPS = h * jnp.array([-2.0, -1.0, 1.0, 2.0])
+    matrix, x, y, slope, near = everything(0.8)
+    keep = ~mask.ravel()
+    a = np.where(keep[:, None] & keep[None], 0.24 * np.eye(keep.size) - matrix, np.eye(keep.size))
+    inside = lambda v: np.where(keep, v.ravel(), 0)
+    np.testing.assert_allclose(a @ x.ravel(), inside(b), atol=1e-12)
+    np.testing.assert_allclose(a.T @ y.ravel(), inside(g), atol=1e-12)
+    np.testing.assert_allclose(slope, (near[0] - 8 * near[1] + 8 * near[2] - near[3]) / (12 * h), rtol=1e-7)
+
+
+@pytest.mark.parametrize("n", [5, 40, 70])
+def test_dense_inverse_keeps_relative_accuracy(n):
+    """Losses of 1e-40 beside rates of 1: entries of the inverse near 1e40, each right to rounding."""
+    rates = 10.0 ** np.asarray(jax.random.uniform(jax.random.key(n), (n, n), minval=-8, maxval=1))
+    np.fill_diagonal(rates, 0)
+    loss = 1e-40 * np.arange(1, n + 1)
+    out = np.asarray(jax.jit(_gth.inverse)(rates[None], loss[None])[0])
+    assert np.all(out > 0)
+    with mpmath.workdps(70):
+        a = mpmath.matrix((np.diag(rates.sum(0)) - rates).tolist())
+        for i in range(n):
+            a[i, i] = mpmath.mpf(float(loss[i])) + sum(mpmath.mpf(float(r)) for r in rates[:, i])
+        column = mpmath.lu_solve(a, mpmath.matrix([1] + [0] * (n - 1)))
+        exact = np.array([float(v) for v in column])
+    np.testing.assert_allclose(out[:, 0], exact, rtol=1e-12)
+
+
+def test_vmap_equals_the_loop_and_the_factor_travels():
+    grid = rxs.Grid(-2.0, 2.0, (8, 6))
+    make = lambda kT: rxs.FokkerPlanck.from_potential(lambda x: (x[0] ** 2 - 1) ** 2 + x[1] ** 2, grid, kT)
+    b = grid.gaussian(0.3, 0.5)
+    solve = lambda kT: rxs.factorize(make(kT), shift=2.0).solve(b)
+    kT = jnp.array([0.05, 0.3, 2.0])
+    one = jax.jit(solve)
+    np.testing.assert_allclose(jax.jit(jax.vmap(solve))(kT), jnp.stack([one(t) for t in kT]), rtol=1e-11)
+    factor = jax.jit(lambda kT: rxs.factorize(make(kT), shift=2.0))(0.3)
+    again = jax.jit(lambda f, b: (f.solve(b), f.transpose_solve(b)))(factor, b)
+    np.testing.assert_allclose(again[0], one(0.3), rtol=1e-12)
+    np.testing.assert_allclose(2 * grid.integrate(again[0]), 1, rtol=1e-13)
+    assert jnp.min(again[0]) >= 0
+
+
+def test_float32(float32):
+    grid = rxs.Grid(-2.0, 2.0, (8, 6))
+    W = rxs.FokkerPlanck.from_potential(lambda x: (x[0] ** 2 - 1) ** 2 + x[1] ** 2, grid, 0.1)
+    x = jax.jit(lambda W: rxs.factorize(W, shift=1e-3).solve(grid.gaussian(0.3, 0.5)))(W)
+    assert x.dtype == jnp.float32
+    np.testing.assert_allclose(1e-3 * grid.integrate(x), 1, rtol=3e-6)
+
+
+def test_refusals():
+    grid = rxs.Grid(-2.0, 2.0, 8)
+    W = rxs.FokkerPlanck(jnp.zeros(1), 1.0, grid)
+    moving = rxs.FokkerPlanck(rxs.TimeDependent(lambda t, x: t * x), 1.0, grid)
+    gridless = rxs.MasterEquation.from_edges([0, 1], [1, 0], 1.0, size=2)
+    wide = rxs.MasterEquation.from_edges([0, 1], [1, 0], 1.0, size=5000)
+    block = rxs.FokkerPlanck(jnp.zeros(3), 1.0, rxs.Grid(-1.0, 1.0, (60, 60, 60)))
+    calls = [
+        (lambda: rxs.factorize(moving), "`generator` must not depend on time"),
+        (lambda: rxs.factorize(W, shift=-1.0), "`shift` must be non-negative"),
+        (lambda: rxs.factorize(W, target=jnp.zeros(8)), "`target` must be a Boolean mask of shape"),
+        (
+            lambda: rxs.factorize(W, target=jnp.zeros(8, bool)),
+            "`target` must hold at least one cell, but it holds none",
+        ),
+        (lambda: rxs.factorize(W, target=lambda x: x[0] > 9), "`target` must hold at least one cell"),
+        (lambda: rxs.factorize(W, target=lambda x: x > 0), "`target` must return a Boolean scalar"),
+        (lambda: rxs.factorize(gridless, target=lambda x: x[0] > 0), "must be a Boolean mask for a generator without"),
+        (lambda: rxs.factorize(wide), "at most 4096 states, but it has 5000"),
+        (lambda: rxs.factorize(block), "separators of at most 2048 cells"),
+    ]
+    for call, words in calls:
+        with pytest.raises(ValueError, match=words):
+            call()

@@ -1,0 +1,174 @@
+"""Stationary laws, currents, entropy production, quasi-stationary laws: exact cases, low temperature, outcomes."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+
+import rxjax_solvers as rxs
+
+RESULTS = rxs.RESULTS
+
+
+def ring(V0, F, D, cells=240):
+    grid = rxs.Grid(0.0, 2 * jnp.pi, cells, boundary="periodic")
+    return rxs.FokkerPlanck(lambda x: V0 * jnp.sin(x) + F, D, grid)
+
+
+def velocity(V0, F, D, cells=240):
+    W = ring(V0, F, D, cells)
+    p = rxs.stationary(W)
+    (j,) = rxs.probability_current(W, p)
+    return 2 * jnp.pi * jnp.mean(j), (p, j)
+
+
+def test_tilted_ring():
+    """Cases 7 and 8: mean velocities, a current that is the same through every face, derivatives."""
+    run = jax.jit(jax.value_and_grad(velocity, argnums=(0, 1, 2), has_aux=True))
+    for args, exact in (((1.0, 0.5, 0.5), 0.1755934060), ((1.0, 1.0, 0.1), 0.3689532458), ((0.0, 0.7, 0.3), 0.7)):
+        (v, (p, j)), slope = run(*args)
+        np.testing.assert_allclose(v, exact, rtol=1e-5)
+        assert np.ptp(j) < 1e-12 and jnp.min(p) > 0
+        np.testing.assert_allclose(jnp.mean(p), 1 / (2 * np.pi), rtol=1e-13)
+        h = 1e-5
+        for i in range(3):
+            up, down = (run(*(a + s * h * (k == i) for k, a in enumerate(args)))[0][0] for s in (1, -1))
+            np.testing.assert_allclose(slope[i], (up - down) / (2 * h), rtol=1e-5, atol=1e-8)
+
+
+def test_rotation():
+    """Case 2: covariance and entropy production 12.5 of the rotational Ornstein-Uhlenbeck process."""
+
+    @jax.jit
+    def run():
+        grid = rxs.Grid(-4.2, 4.2, (56, 52))
+        W = rxs.FokkerPlanck(lambda x: jnp.array([-x[0] - 2 * x[1], 2 * x[0] - x[1]]), jnp.array([1.0, 0.25]), grid)
+        p = rxs.stationary(W)
+        x, y = jnp.moveaxis(grid.points, -1, 0)
+        moments = jnp.stack([grid.integrate(f * p) for f in (x * x, x * y, y * y)])
+        return moments, rxs.entropy_production(W, p), jnp.sum(jnp.abs(W.apply(p))) / jnp.sum(W.outflow() * p)
+
+    moments, production, defect = run()
+    np.testing.assert_allclose(moments, [0.7, 0.15, 0.55], atol=0.02)
+    np.testing.assert_allclose(production, 12.5, rtol=0.05)
+    assert defect < 1e-14
+
+
+def test_low_temperature_against_mpmath():
+    """A driven chain over 60 kT, no detailed balance to lean on: every entry to 1e-6, in fact to rounding."""
+    n = 24
+    grid = rxs.Grid(0.0, 2 * jnp.pi, n, boundary="periodic")
+    W = rxs.FokkerPlanck(lambda x: 30 * jnp.sin(x) + 2.0, 1.0, grid)
+    p = np.asarray(jax.jit(rxs.stationary)(W))
+    up, down = (np.asarray(r) for r in (W.rates[0].up, W.rates[0].down))
+    with mpmath.workdps(80):
+        a = mpmath.zeros(n)
+        for i in range(n):
+            u, d = mpmath.mpf(float(up[i])), mpmath.mpf(float(down[i]))
+            a[(i + 1) % n, i] += u
+            a[(i - 1) % n, i] += d
+            a[i, i] -= u + d
+        for k in range(n):
+            a[0, k] = 1
+        exact = mpmath.lu_solve(a, mpmath.matrix([1] + [0] * (n - 1)))
+        exact = np.array([float(v / mpmath.mpf(float(grid.spacing[0]))) for v in exact])
+    assert exact.max() / exact.min() > np.exp(50)
+    np.testing.assert_allclose(p, exact, rtol=1e-12)
+
+
+def test_low_temperature_in_two_dimensions():
+    """Elimination against the Gibbs law: a range of 35 kT between wells and barrier, far more in the corners."""
+    grid = rxs.Grid(-1.6, 1.6, (16, 12))
+    V = lambda x: (x[0] ** 2 - 1) ** 2 + x[1] ** 2 + 0.2 * x[0] * x[1]
+    W = rxs.FokkerPlanck.from_potential(V, grid, 1 / 35)
+    gibbs = rxs.stationary(W)
+    hidden = eqx.tree_at(lambda g: g.log_gibbs, W, None)
+    law = jax.jit(rxs.stationary)(hidden)
+    np.testing.assert_allclose(law, gibbs, rtol=1e-9)
+
+
+def cycle(k):
+    rates = jnp.concatenate([jnp.full(3, k), jnp.ones(3)])
+    return rxs.MasterEquation.from_edges([0, 1, 2, 1, 2, 0], [1, 2, 0, 0, 1, 2], rates, 3)
+
+
+def test_three_state_cycle():
+    """Case 15: current 1/3, entropy production ln 2."""
+
+    def run(k):
+        W = cycle(k)
+        p = rxs.stationary(W)
+        return rxs.entropy_production(W, p), (p, W.as_matrix())
+
+    (production, (p, matrix)), slope = jax.jit(jax.value_and_grad(run, has_aux=True))(jnp.array(2.0))
+    np.testing.assert_allclose(p, 1 / 3, rtol=1e-14)
+    np.testing.assert_allclose(matrix[1, 0] * p[0] - matrix[0, 1] * p[1], 1 / 3, rtol=1e-13)
+    np.testing.assert_allclose(production, np.log(2), rtol=1e-13)
+    # (k - 1) log k
+    np.testing.assert_allclose(slope, np.log(2) + 0.5, rtol=1e-12)
+
+
+def tasep(n=10):
+    """Case 16: particles enter on the left, hop right into empty sites, leave on the right; all rates 1."""
+    source, target = [], []
+    for state in range(2**n):
+        moves = [] if state & 1 else [state | 1]
+        if state >> (n - 1) & 1:
+            moves.append(state & ~(1 << (n - 1)))
+        moves += [state ^ (3 << i) for i in range(n - 1) if (state >> i & 3) == 1]
+        source += [state] * len(moves)
+        target += moves
+    return rxs.MasterEquation.from_edges(source, target, 1.0, size=2**n)
+
+
+def test_exclusion_process():
+    """Case 16: the current (n + 2)/(2 (2 n + 1)) = 2/7 at n = 10."""
+    p = jax.jit(rxs.stationary)(tasep())
+    occupied = jnp.arange(1024) >= 512
+    np.testing.assert_allclose(jnp.sum(jnp.where(occupied, p, 0)), 2 / 7, rtol=1e-12)
+
+
+def test_outcomes_are_named():
+    two = rxs.MasterEquation.from_edges([0, 1, 2, 3], [1, 0, 3, 2], 1.0, size=4)
+    value, result = rxs.stationary(two, throw=False)
+    assert result == RESULTS.not_unique
+    np.testing.assert_allclose(value, 1 / 4)
+    with pytest.raises(Exception, match="splits into 2 or more closed classes"):
+        jax.block_until_ready(rxs.stationary(two))
+    leaking = rxs.FokkerPlanck(jnp.zeros(1), 1.0, rxs.Grid(-1.0, 1.0, 8, boundary="absorbing"))
+    _, result = rxs.stationary(leaking, throw=False)
+    assert result == RESULTS.no_stationary_law
+    with pytest.raises(Exception, match="quasi_stationary"):
+        jax.block_until_ready(rxs.stationary(leaking))
+    one_way = rxs.MasterEquation.from_edges([0, 1, 2], [1, 2, 1], 1.0, size=3)
+    np.testing.assert_allclose(rxs.stationary(one_way), [0, 0.5, 0.5], atol=1e-15)
+    assert jnp.isinf(rxs.entropy_production(one_way, jnp.full(3, 1 / 3)))
+
+
+def test_quasi_stationary_law():
+    """Case 9 at late times: the lowest sine, rate D (pi/2)^2; the rate's derivative."""
+
+    def run(D):
+        grid = rxs.Grid(-1.0, 1.0, 60, boundary="absorbing")
+        law, rate = rxs.quasi_stationary(rxs.FokkerPlanck(jnp.zeros(1), D, grid))
+        return rate, (law, jnp.pi / 4 * jnp.cos(jnp.pi / 2 * grid.axes[0]))
+
+    (rate, (law, exact)), slope = jax.jit(jax.value_and_grad(run, has_aux=True))(0.5)
+    np.testing.assert_allclose(rate, np.pi**2 / 8, rtol=3e-4)
+    np.testing.assert_allclose(slope, rate / 0.5, rtol=1e-10)
+    np.testing.assert_allclose(law, exact, rtol=1e-3)
+
+
+def test_current_closes_the_balance():
+    grid = rxs.Grid(-1.0, 1.0, (7, 6), boundary=["periodic", ("absorbing", "reflecting")])
+    W = rxs.FokkerPlanck(lambda x: jnp.array([1.0 + x[1], jnp.cos(x[0])]), 0.4, grid)
+    p = grid.gaussian(0.2, 0.5)
+    a, b = rxs.probability_current(W, p)
+    assert a.shape == (7, 6) and b.shape == (7, 7)
+    change = -(jnp.roll(a, -1, 0) - a) / grid.spacing[0] - jnp.diff(b, axis=1) / grid.spacing[1]
+    np.testing.assert_allclose(change, W.apply(p), atol=1e-12)
+    assert jnp.all(b[:, 0] < 0) and jnp.all(b[:, -1] == 0)
+    with pytest.raises(ValueError, match="`generator` must be a `FokkerPlanck`"):
+        rxs.probability_current(cycle(jnp.array(2.0)), jnp.full(3, 1 / 3))
