@@ -125,7 +125,8 @@ def find_minima(
 
     room = at.shape[0] if max_minima is None else max_minima
     small = min(room, _ROOM) if max_minima is None else room
-    search = _descend_all(landscape, at, None if bounds is None else span, size, max_steps)
+    energies = require_finite_values(evaluate(landscape, at))
+    search = _descend_all(landscape, at, energies, None if bounds is None else span, size, max_steps)
     minima = _collect(search, merge, size, small)
     while max_minima is None and small < room and minima.stats["dropped"] > 0:
         small = min(room, small * _GROWTH)
@@ -170,18 +171,21 @@ def spread(n: int, dim: int, key: Any, dtype: Any) -> Float[Array, "n d"]:
 
 
 @eqx.filter_jit
-def _descend_all(landscape: Callable, at: Array, bounds: Array | None, size: Array, max_steps: int) -> dict[str, Array]:
+def _descend_all(
+    landscape: Callable, at: Array, energies: Array, bounds: Array | None, size: Array, max_steps: int
+) -> dict[str, Array]:
     """Where each start ends."""
-    energies = require_finite_values(evaluate(landscape, at))
     fixed = still(landscape, at[0])
     widths = jnp.full(at.shape[1], size) if bounds is None else bounds[:, 1] - bounds[:, 0]
+    # Half the way to the next start: longer steps leap over the basins of shallow minima.
+    first = min(0.1, 0.5 * at.shape[0] ** (-1 / at.shape[1]))
     tolerance = accuracy(at.dtype)
     solver = optx.BFGS(rtol=tolerance, atol=tolerance)
 
     def one(start, energy):
-        # In units of the box, with a slope of .1 at the start, so that the first step is a tenth of the box.
+        # In units of the box, with a slope at the start as long as the first step is to be.
         slope = jnp.linalg.norm(widths * jax.grad(fixed)(start))
-        scale = 0.1 / jnp.where(slope > 0, slope, 1)
+        scale = first / jnp.where(slope > 0, slope, 1)
         local = lambda u, _: scale * (fixed(start + widths * u) - energy)
         there = optx.minimise(local, solver, jnp.zeros_like(start), max_steps=max_steps, throw=False).value
         there = jnp.where(jnp.all(jnp.isfinite(there)), start + widths * there, start)

@@ -1,5 +1,6 @@
 """Statistics of minima and barriers: the density of minima and the distribution of barrier heights (rows 14 and 15)."""
 
+import functools
 import math
 
 import equinox as eqx
@@ -107,7 +108,9 @@ def minima_density(
         place = jnp.clip(jnp.floor((values - low) / width), 0, bins - 1)
         weights = jnp.where((values >= low) & (values <= high), weights, 0)
         at = low + width * (jnp.arange(bins, dtype=dtype) + 0.5)
-        counts = jnp.sum(jnp.where(place[:, None] == jnp.arange(bins)[None, :], weights[:, None], 0), axis=0)
+        counts = jnp.sum(
+            jnp.where(place[:, None] == jnp.arange(bins, dtype=dtype)[None, :], weights[:, None], 0), axis=0
+        )
         density, error = counts / (width * volume), jnp.sqrt(counts) / (width * volume)
     else:
         width = _silverman(values, weights) if bandwidth is None else jnp.asarray(bandwidth, dtype)
@@ -265,14 +268,8 @@ def fit_barrier_distribution(
     scale = jnp.mean(values)
     tails = np.array([(1 + confidence) / 2, (1 - confidence) / 2])
     interval = scale * jnp.asarray(n / gammaincinv(n, tails), values.dtype)
-    distance = _anderson_darling if statistic == "anderson_darling" else _kolmogorov_smirnov
-    seen = distance(jnp.sort(values / scale))
-
-    def one(key):
-        sample = jr.exponential(key, (n,), values.dtype)
-        return distance(jnp.sort(sample / jnp.mean(sample)))
-
-    drawn = jax.lax.map(one, jr.split(jr.key(0) if key is None else key, samples), batch_size=min(samples, 256))
+    seen = _distance(statistic, jnp.sort(values / scale))
+    drawn = _bootstrap(jr.key(0) if key is None else key, n, samples, statistic, values.dtype)
     worse = jnp.sum(drawn >= jax.lax.stop_gradient(seen)).astype(values.dtype)
     likelihood = -n * (jnp.log(scale) + 1)
     return BarrierFit(scale, interval, (1 + worse) / (1 + samples), seen, likelihood, n)
@@ -284,6 +281,21 @@ def _lowest(barriers: Barriers) -> Array:
     # Rows come lowest first.
     rows = np.unique(pairs, axis=0, return_index=True)[1] if len(pairs) else np.zeros(0, int)
     return barriers.heights[np.sort(rows)]
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _bootstrap(key: Array, n: int, samples: int, statistic: str, dtype: np.dtype) -> Float[Array, " samples"]:
+    """The distances of exponential samples of `n` from the law fitted to each."""
+
+    def one(key):
+        sample = jr.exponential(key, (n,), dtype)
+        return _distance(statistic, jnp.sort(sample / jnp.mean(sample)))
+
+    return jax.lax.map(one, jr.split(key, samples), batch_size=min(samples, 256))
+
+
+def _distance(statistic: str, x: Array) -> Array:
+    return _anderson_darling(x) if statistic == "anderson_darling" else _kolmogorov_smirnov(x)
 
 
 def _anderson_darling(x: Array) -> Array:

@@ -43,7 +43,7 @@ class Stationary(eqx.Module):
 
 def still(landscape: Callable, theta: Float[Array, " d"]) -> Callable:
     """The landscape as a constant: what it closes over and holds is differentiated no more, `theta` is."""
-    convert, captured = jax.closure_convert(landscape, theta)
+    convert, captured = jax.closure_convert(lambda theta: landscape(theta), theta)
     captured = jax.lax.stop_gradient(captured)
     return lambda theta: convert(theta, *captured)
 

@@ -84,11 +84,14 @@ def find_barriers(
     something is missing (more starts for the minima, a finer grid, more neighbours).  Zeros do not prove the
     opposite, least of all for bands: they find the pass that a straight line relaxes to.
 
+    **Derivatives:** none, but at a stationary point the energy changes with a parameter as at a fixed point: that of
+    a height is the derivative of `landscape(saddle) - landscape(minimum)`.
+
     **How it fails:** it runs on the host and not inside `jit`; a saddle on a wall of the box is none; degenerate
     minima, such as a continuous valley, have no well-defined pairs.
 
     **Raises:** `ValueError` for an unknown method, a grid beyond three dimensions or without bounds, or minima that are
-    not those of a landscape of this dimension.
+    none, or not those of a landscape of this dimension.
 
     ??? cite "References"
 
@@ -113,6 +116,7 @@ def find_barriers(
     known = _listed(minima)
     dim = known.shape[1]
     landscape = as_landscape(landscape, dim=dim)
+    _known(landscape, "landscape")
     box = landscape.bounds if bounds is None else check_bounds(jnp.asarray(bounds), dim)
     if method is None:
         method = "grid" if dim <= 3 and box is not None else "band"
@@ -144,15 +148,23 @@ def find_barriers(
     return search.result(None, 0.0)
 
 
+def _known(tree: Any, name: str) -> None:
+    if is_traced(*jax.tree.leaves(tree)):
+        raise ValueError(
+            f"Argument `{name}` must be known when `find_barriers` is called, but it is traced: call it outside `jit`. "
+            "The height of a barrier changes with a parameter as `landscape(saddle) - landscape(minimum)` does, at "
+            "points held fixed."
+        )
+
+
 def _listed(minima: Minima) -> np.ndarray:
     """The points of the list, without padding."""
-    if is_traced(minima.points):
-        raise ValueError(
-            "Argument `minima` must be known when `find_barriers` is called, but it is traced: call it outside `jit`."
-        )
+    _known(minima, "minima")
     mask = np.asarray(minima.mask)
     if not np.all(mask[: np.sum(mask)]):
         raise ValueError("Argument `minima` must have its padding at the end, but it has gaps.")
+    if not mask.any():
+        raise ValueError("Argument `minima` must hold at least one minimum, but it holds none.")
     return np.asarray(minima.points)[mask]
 
 
@@ -256,7 +268,7 @@ class _Search:
             part[list(merges[k])] = part[len(self.known) + k]
         return part[: len(self.known)]
 
-    def result(self, merges: list[tuple[int, int, float]] | None, cell: float) -> Barriers:
+    def result(self, merges: list[tuple[list[int], list[int], float]] | None, cell: float) -> Barriers:
         points, energies, eigenvalues, pairs = self.saddles
         named = np.all(pairs >= 0, axis=1)
         self.stats["same_minimum"] = int(np.sum(named & (pairs[:, 0] == pairs[:, 1])))
@@ -285,12 +297,12 @@ class _Search:
     def _missed(
         self, merges: list, pairs: np.ndarray, energies: np.ndarray, eigenvalues: np.ndarray, cell: float
     ) -> int:
-        """Passes on the grid that lie below every path over the saddles found."""
+        """Passes on the grid that lie below every path over the saddles found between what they join."""
         joined, rows = kruskal(len(self.known), pairs)
         paths = minimax(self.energies, joined, energies[rows])
         # A path on the grid may cut the top of a ridge between two points.
         slack = 0.5 * cell**2 * float(np.max(np.abs(eigenvalues), initial=0.0))
-        return sum(bool(paths[i, j] > height + slack) for i, j, height in merges)
+        return sum(bool(paths[np.ix_(a, b)].min() > height + slack) for a, b, height in merges)
 
 
 def _bits(n: int) -> int:

@@ -19,12 +19,12 @@ class GridSearch(NamedTuple):
     """What a grid shows of the passes between minima.
 
     - `candidates`: `(c, d)`, points near which a saddle may be.
-    - `merges`: for each merge of two basins that hold a listed minimum, one minimum of either and the energy.
+    - `merges`: for each merge of two floods that hold listed minima, the minima of either and the energy.
     - `cell`: the diagonal of a cell.
     """
 
     candidates: np.ndarray
-    merges: list[tuple[int, int, float]]
+    merges: list[tuple[list[int], list[int], float]]
     cell: float
 
 
@@ -88,15 +88,16 @@ def _passes(
     return edges[:, :2], energy[edges[:, 2]], edges[:, 2]
 
 
-def _merges(passes: np.ndarray, heights: np.ndarray, listed: dict[int, int]) -> list[tuple[int, int, float]]:
-    """The merges of the flood that join two listed minima, as a minimum of either side and the energy."""
+def _merges(
+    passes: np.ndarray, heights: np.ndarray, listed: dict[int, int]
+) -> list[tuple[list[int], list[int], float]]:
+    """The merges of the flood that join listed minima, as the minima of either side and the energy."""
     labels, compact = np.unique(passes, return_inverse=True)
     merges, rows = kruskal(len(labels), compact.reshape(-1, 2))
-    inhabitant: list[int | None] = [listed.get(int(label)) for label in labels]
+    members = [[listed[int(label)]] if int(label) in listed else [] for label in labels]
     joined = []
     for (a, b), row in zip(merges, rows, strict=True):
-        i, j = inhabitant[a], inhabitant[b]
-        if i is not None and j is not None:
-            joined.append((i, j, float(heights[row])))
-        inhabitant.append(j if i is None else i)
+        if members[a] and members[b]:
+            joined.append((members[a], members[b], float(heights[row])))
+        members.append(members[a] + members[b])
     return joined

@@ -64,10 +64,10 @@ def merge_tree(minima: Minima, barriers: Barriers) -> MergeTree:
     energies = np.asarray(barriers.energies)
     order = np.argsort(energies, kind="stable")
     merges, rows = kruskal(len(leaves), pairs[order])
-    saddles = order[rows]
+    saddles = order[np.asarray(rows, int)]
     return MergeTree(
         leaves=jnp.asarray(leaves),
-        merges=jnp.asarray(np.asarray(merges).reshape(-1, 2)),
+        merges=jnp.asarray(np.asarray(merges, int).reshape(-1, 2)),
         energies=jnp.asarray(energies[saddles]),
         saddles=jnp.asarray(saddles),
         minimax=jnp.asarray(minimax(leaves, merges, energies[saddles])),
