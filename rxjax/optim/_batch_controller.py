@@ -127,7 +127,8 @@ def batch_controller(
 
     def recommend(state: BatchControllerState) -> BatchControllerState:
         k = choose(state)
-        batch = jnp.round(k * jnp.asarray(micro_batch_size).astype(state.scatter.dtype)).astype(jnp.int32)
+        micro = jnp.asarray(micro_batch_size).astype(state.scatter.dtype)
+        batch = jnp.round(k.astype(micro.dtype) * micro).astype(jnp.int32)
         return state._replace(accumulation=k, recommended_batch=batch)
 
     def init(params: PyTree) -> BatchControllerState:

@@ -1,0 +1,203 @@
+"""The log-rate as a gauge: its identities, its equilibrium, its zero, its invariance; and the controller on top."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optimizers import RATE
+
+import rxjax as rx
+
+
+def noisy_run(optimizer, start, hessian, steps, noise=1.0, dtype=jnp.float64, scale=1.0):
+    """Steps on a quadratic with additive noise; xi before each step, g, state after it, and the last parameters."""
+    start, hessian = jnp.asarray(start, dtype), jnp.asarray(hessian, dtype)
+
+    def step(carry, key):
+        params, state = carry
+        grads = hessian * params + jnp.asarray(noise, dtype) * jax.random.normal(key, params.shape, dtype)
+        grads = grads * jnp.asarray(scale, dtype)
+        updates, new = optimizer.update(grads, state, params)
+        seen = optax.tree.get(state, "displacement"), grads, optax.tree.get(new, "ControllerState")
+        return (optax.apply_updates(params, updates), new), seen
+
+    def run(start):
+        keys = jax.random.split(jax.random.key(1), steps)
+        (params, _), seen = jax.lax.scan(step, (start, optimizer.init(start)), keys)
+        return params, seen
+
+    return jax.jit(run)(start)
+
+
+def test_the_identities_of_sgd_and_of_the_gauge():
+    """|xi+d|^2 - |xi|^2 = 2 eta T (log_rate+1), and gauge = log_rate eta |u| sqrt(w/2)/|xi| with the averages off."""
+    optimizer = RATE.rate_control(optax.sgd(1.0), 80, decay=0.0)
+    _, (xi, g, state) = noisy_run(optimizer, np.ones(6), np.linspace(0.1, 2, 6), 60)
+    xi, g, eta, log_rate = (np.asarray(x) for x in (xi, g, state.learning_rate, state.log_rate))
+    grad_square = (g**2).sum(1)
+    temperature = eta / 2 * grad_square
+    np.testing.assert_allclose(state.temperature, temperature, rtol=1e-12)
+    moved = xi - eta[:, None] * g
+    left = (moved**2).sum(1) - (xi**2).sum(1)
+    np.testing.assert_allclose(left, 2 * eta * temperature * (log_rate + 1), rtol=1e-9, atol=1e-15)
+
+    w = np.maximum(8, np.arange(60))
+    np.testing.assert_allclose(xi[1:], (1 - 1 / w[:-1, None]) * xi[:-1] - (eta[:, None] * g)[:-1], rtol=1e-10)
+    size = np.sqrt((xi**2).sum(1))
+    expected = log_rate[1:] * eta[1:] * np.sqrt(grad_square[1:] * w[1:] / 2) / size[1:]
+    np.testing.assert_allclose(state.gauge[1:], expected, rtol=1e-9)
+
+
+def test_the_algorithm_of_the_theory_step_by_step():
+    """The controller against a transcription in NumPy, the growth phase, the back-off and the trust region included."""
+    total, steps, h = 300, 250, np.linspace(0.2, 3, 5)
+    _, (_, gradients, state) = noisy_run(RATE.rate_sgd(total), 3 * np.ones(5), h, steps, noise=0.5)
+    theta, xi, m, v, eta, hit = 3 * np.ones(5), np.zeros(5), 0.0, 0.0, None, False
+    for t, g in enumerate(np.asarray(gradients)):
+        u, w, scale = -g, max(8, t), max(np.sqrt(np.mean(theta**2)), 1e-2) * np.sqrt(5)
+        m, v = 0.9 * m - 0.1 * g @ xi, 0.9 * v + 0.1 * np.linalg.norm(g) * np.linalg.norm(xi)
+        gauge = np.sqrt(2 * w) * m / max(v, 1e-300)
+        was, hit = hit, hit or (gauge < 0 and t > 4)
+        eta = 1e-3 * scale / np.linalg.norm(u) if eta is None else eta
+        if t >= 2:
+            eta *= np.exp((min(0.08, 2 / (t + 1)) if hit else 0.08) * np.clip(gauge + 0.5, -1, 1))
+        eta = min(eta, 0.1 * scale / np.linalg.norm(u)) * (0.7 if hit and not was else 1)
+        delta = max(0, 1 - t / total) * eta * u
+        theta, xi = theta + delta, (1 - 1 / w) * xi + delta
+        np.testing.assert_allclose(state.gauge[t], gauge, rtol=1e-8, atol=1e-12)
+        np.testing.assert_allclose(state.controlled_rate[t], eta, rtol=1e-8)
+        np.testing.assert_allclose(state.learning_rate[t], max(0, 1 - t / total) * eta, rtol=1e-8)
+        assert bool(state.phase[t]) == hit
+    assert hit
+
+
+def test_equilibrium_reads_minus_one():
+    """At a fixed rate the log-rate settles at -1: fluctuation and dissipation balance."""
+    optimizer = RATE.rate_control(optax.sgd(1.0), learning_rate=0.2)
+    _, (_, _, state) = noisy_run(optimizer, np.zeros(400), np.ones(400), 10_000)
+    assert np.all(np.asarray(state.learning_rate) == 0.2)
+    assert abs(np.mean(state.log_rate[5000:]) + 1) < 0.03
+    assert np.mean(state.gauge[9000:]) < -20  # the gauge itself falls like the root of the window
+
+
+def test_free_diffusion_reads_zero():
+    """No force: a random walk, whose work against the next gradient is zero on average."""
+    optimizer = RATE.rate_control(optax.sgd(1.0), learning_rate=0.1, window=50, decay=0.0)
+    _, (xi, g, state) = noisy_run(optimizer, np.zeros(400), np.zeros(400), 2000)
+    error = np.std(state.log_rate[200:]) / np.sqrt(1800)
+    assert abs(np.mean(state.log_rate[200:])) < 4 * error
+    # There the gauge is the log-rate but for the fluctuation of |xi|.
+    ratio = np.asarray(state.gauge[200:]) / np.asarray(state.log_rate[200:])
+    assert abs(np.median(ratio) - 1) < 0.05
+
+
+def test_one_step_reads_zero_at_the_optimal_rate():
+    """Window 1: the work of a step against the next gradient vanishes at eta_opt, and changes sign there."""
+    theta, h, c = jnp.array([1.0, -1.0, 0.5]), jnp.array([0.5, 1.0, 3.0]), jnp.array([0.4, 1.0, 0.2])
+    best = rx.optimal_learning_rate(h * theta, h, c)
+
+    def work(key, eta):
+        optimizer = RATE.rate_control(optax.sgd(1.0), learning_rate=eta, window=1)
+        params, state = theta, optimizer.init(theta)
+        for k in jax.random.split(key):
+            grads = h * params + jnp.sqrt(c) * jax.random.normal(k, (3,))
+            updates, state = optimizer.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        return optax.tree.get(state, "log_rate") * optax.tree.get(state, "temperature")
+
+    keys = jax.random.split(jax.random.key(3), 40_000)
+    rates = best * jnp.array([0.5, 1.0, 1.5])
+    values = jax.jit(lambda r: jax.vmap(lambda eta: jax.vmap(lambda k: work(k, eta))(keys))(r))(rates)
+    score = np.mean(values, 1) / (np.std(values, 1) / 200)
+    assert score[0] > 10 and abs(score[1]) < 3 and score[2] < -10
+
+
+@pytest.mark.parametrize("momentum", [None, 0.9])
+def test_the_size_of_the_loss_changes_no_bit(momentum):
+    optimizer = RATE.rate_sgd(100, momentum=momentum)
+    run = lambda scale: noisy_run(optimizer, np.ones(8), np.linspace(0.1, 2, 8), 100, dtype=jnp.float32, scale=scale)
+    (one, (_, _, a)), (two, (_, _, b)) = run(1.0), run(1024.0)
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(a.gauge, b.gauge)
+    np.testing.assert_array_equal(a.log_rate, b.log_rate)
+    np.testing.assert_array_equal(a.learning_rate, 1024 * b.learning_rate)
+    assert not np.array_equal(one, np.ones(8))
+
+
+def test_the_size_of_the_loss_hardly_changes_adam():
+    optimizer = RATE.rate_adamw(200)
+    run = lambda scale: noisy_run(optimizer, np.ones(8), np.linspace(0.1, 2, 8), 100, dtype=jnp.float32, scale=scale)
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam counts its steps in integers
+        (one, (_, _, a)), (two, (_, _, b)) = run(1.0), run(1024.0)
+    np.testing.assert_allclose(one, two, rtol=1e-4)
+    np.testing.assert_allclose(a.log_rate, b.log_rate, rtol=1e-2, atol=1e-3)
+
+
+def test_the_schedule_is_the_same_controller():
+    """Over updates of constant length, which is all that the schedule cannot know in advance."""
+    params, h = jnp.array([2.0, -1.0, 0.5]), jnp.array([0.1, 0.2, 0.3])
+    steps = 80
+    whole = RATE.rate_control(optax.sign_sgd(1.0), 100)
+    schedule = RATE.RateSchedule(params, 100)
+    parts = optax.inject_hyperparams(optax.sign_sgd)(schedule)
+
+    def step(carry, _):
+        (p, s), (q, r, last) = carry
+        u, s = whole.update(h * p, s, p)
+        v, r = parts.update(h * q, r, q, grad=h * q, update=last)
+        rates = optax.tree.get(s, "learning_rate"), r.hyperparams["learning_rate"]
+        return ((optax.apply_updates(p, u), s), (optax.apply_updates(q, v), r, v)), rates
+
+    start = ((params, whole.init(params)), (params, parts.init(params), jnp.zeros(3)))
+    _, (a, b) = jax.jit(lambda c: jax.lax.scan(step, c, length=steps))(start)
+    # The schedule starts from the scale of the parameters after its probe.
+    np.testing.assert_allclose(a, b, rtol=2e-3)
+    assert a[-1] > 5 * a[0]
+
+    state = parts.init(params)
+    for more, missing in (({}, "`grad` and `update` were not"), ({"grad": params}, "`update` was not")):
+        with pytest.raises(ValueError, match=f"`grad` and `update` must both be given.*{missing}"):
+            parts.update(params, state, params, **more)
+
+
+def test_complex_parameters_fall_like_pairs_of_real_ones():
+    optimizer = RATE.rate_sgd(60)
+    target = jnp.array([1.0 + 2.0j, -1.0j])
+    h = jnp.array([1.0, 0.3])
+
+    def pair(z):
+        return jnp.stack([z.real, z.imag])
+
+    def run(start, weight, goal):
+        def step(carry, _):
+            x, s = carry
+            u, s = optimizer.update(weight * (x - goal), s, x)
+            return (optax.apply_updates(x, u), s), None
+
+        return jax.lax.scan(step, (start, optimizer.init(start)), length=60)[0]
+
+    (z, s), (x, r) = jax.jit(
+        lambda: (
+            run(jnp.ones(2, complex), h.astype(complex), target),
+            run(pair(jnp.ones(2, complex)), h[None], pair(target)),
+        )
+    )()
+    np.testing.assert_allclose(pair(z), x, rtol=1e-10)
+    np.testing.assert_allclose(optax.tree.get(s, "gauge"), optax.tree.get(r, "gauge"), rtol=1e-9)
+
+
+def test_settings_out_of_range_are_refused():
+    x = jnp.ones(2)
+    cases = [
+        (lambda: RATE.rate_adamw(total_steps=0), "`total_steps` must be a number in"),
+        (lambda: RATE.rate_control(optax.sgd(1.0), trust=-1.0), "`trust` must be"),
+        (lambda: RATE.rate_control(optax.sgd(1.0), decay=1.0), "`decay` must be"),
+        (lambda: RATE.rate_control(optax.sgd(1.0), window=0.5), "`window` must be"),
+        (lambda: RATE.rate_control(optax.sgd(1.0), 10, learning_rate=0.1), "must come without `total_steps`"),
+        (lambda: RATE.rate_sgd().init(jnp.ones(2, int)), "floating-point arrays, but it has dtype int"),
+        (lambda: RATE.rate_sgd().update(x, RATE.rate_sgd().init(x)), "`params` must be given"),
+    ]
+    for call, words in cases:
+        with pytest.raises(ValueError, match=words):
+            call()
