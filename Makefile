@@ -4,11 +4,12 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 JOBS ?= 2
 
-.PHONY: help demo test test-all lint bench clean
+.PHONY: help demo test test-all test-floors lint bench clean
 help:
 	@echo "make demo      a density flowing over a double well and over a real network's plane, into out/"
 	@echo "make test      the test suite"
 	@echo "make test-all  the same with the long studies"
+	@echo "make test-floors  the test suite with the oldest versions allowed (needs uv)"
 	@echo "make lint      ruff and pyright"
 	@echo "make bench     the benchmark tables (minutes)"
 
@@ -26,6 +27,12 @@ test: $(STAMP)
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q -m ""
 
+# The oldest versions that pyproject.toml allows, where old packages warn about newer ones; needs uv.
+test-floors:
+	uv venv --quiet --allow-existing --python "$(PYTHON)" .venv-floors
+	uv pip install --quiet --python .venv-floors/bin/python --resolution lowest-direct --group test --editable .
+	.venv-floors/bin/python -m pytest -n $(JOBS) --dist worksteal -q -W ignore::DeprecationWarning
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,4 +42,4 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/flow.py
 
 clean:
-	rm -rf .venv out .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf .venv .venv-floors out .pytest_cache .ruff_cache .hypothesis dist

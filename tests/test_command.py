@@ -36,6 +36,10 @@ def nowhere(theta):
 def broken(theta):
     return theta[7] + undefined_name
 
+def noticed(theta):
+    open("started", "w").close()
+    return jnp.cos(30 * theta[0])
+
 number = 3.0
 """
 
@@ -44,7 +48,7 @@ number = 3.0
 def a_user(monkeypatch, tmp_path):
     """JAX's own settings, for threads too, in an empty folder with a landscape module in it."""
     names = ("jax_enable_x64", "jax_numpy_rank_promotion", "jax_numpy_dtype_promotion")
-    before = {name: jax.config.read(name) for name in names}
+    before = {name: getattr(jax.config, name) for name in names}
     for name, value in zip(names, (False, "allow", "standard"), strict=True):
         jax.config.update(name, value)
     (tmp_path / "own_losses.py").write_text(OWN)
@@ -79,7 +83,7 @@ def test_a_run_and_its_files(tmp_path):
         assert data.attrs["learning_rate"] == np.float32(0.01) and data.attrs["batch_size"] == 4
         assert json.loads(data.attrs["command_options"])["seed"] == 3
         assert data.attrs["boundary"] == "reflecting/reflecting" and data.attrs["end_time"] == 2
-    assert jax.config.read("jax_enable_x64") is False
+    assert jnp.result_type(float) == jnp.float32
 
 
 def test_a_function_of_ones_own(tmp_path):
@@ -136,10 +140,13 @@ def test_bad_input_in_one_line(words, message, tmp_path):
 
 def test_ctrl_c_leaves_nothing(tmp_path):
     """Interrupted while it compiles or solves a flow of hours."""
-    words = [sys.executable, "-m", "rxjax", "flow", "rastrigin", "--dim", "1", "--time", "1e9", "--out", "deep/er"]
+    words = "flow own_losses:noticed --bounds=-9:9 --start=-8 --time 1e9 --frames 999 --out deep/er".split()
+    words = [sys.executable, "-m", "rxjax", *words]
     run = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
-    time.sleep(6)
-    assert run.poll() is None
+    while not (tmp_path / "started").exists():
+        assert run.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)
     run.send_signal(signal.SIGINT)
     out, error = run.communicate(timeout=30)
     assert run.returncode == 130 and "nothing was written" in error and out == ""

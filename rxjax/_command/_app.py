@@ -137,7 +137,7 @@ def _flow(options: dict[str, Any], out: Path) -> None:
 
     # A check that fails inside compiled code is reported once, by us.
     logging.getLogger("jax._src.callback").setLevel(logging.CRITICAL)
-    before = jax.config.read("jax_enable_x64")
+    before = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     jax.config.update("jax_enable_x64", precision == 64)
     try:
         _carry_out(options, bounds, out)

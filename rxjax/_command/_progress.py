@@ -37,19 +37,21 @@ class BarMeter(diffrax.AbstractProgressMeter):
 
 
 class Stages:
-    """A line on the terminal that says what is being done and how far it is."""
+    """A line on the terminal that says what is being done and how far it is; silent where there is none."""
 
-    def __init__(self, progress: Progress):
+    def __init__(self, progress: Progress | None):
         self._progress = progress
-        self._task = progress.add_task("Starting", total=None)
+        self._task = None if progress is None else progress.add_task("Starting", total=None)
 
     def say(self, what: str, total: float | None = None) -> None:
         """Begin a stage; without `total` the bar only moves to and fro."""
-        self._progress.reset(self._task, total=total, description=what)
+        if self._progress is not None and self._task is not None:
+            self._progress.reset(self._task, total=total, description=what)
 
     def done(self, share: float) -> None:
         """How much of the stage is done, between 0 and 1."""
-        self._progress.update(self._task, completed=share)
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=share)
 
 
 @contextmanager
@@ -62,8 +64,10 @@ def stages(console: Console) -> Iterator[Stages]:
         TaskProgressColumn(),
         TimeElapsedColumn(),
     )
-    # A log file gets no bar, and no empty line in its place.
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    if not console.is_terminal:
+        yield Stages(None)
+        return
+    with Progress(*columns, console=console, transient=True) as progress:
         yield Stages(progress)
 
 
