@@ -1,0 +1,210 @@
+"""Optimizers without a learning rate against tuned ones: final losses, scores, and the time of a step.
+
+`python optimizers.py --fast --minutes 5` runs what is missing in optimizers.csv for five minutes and stops; again until
+nothing is missing.  Without `--fast` every budget is four times as long.  `--time` adds the step times, `--report`
+writes optimizers.md from what is stored.
+
+References: Adam and AdamW (weight decay 1e-4), each with cosine and with linear decay, without and with 5 % warm-up,
+tuned over 7 rates from 1e-4 to 1e-1 by the mean log of the final training loss over the seeds that are reported: the
+tuning favours the references.  Peers at their defaults, nothing tuned.  Training loss: on up to 1024 training examples
+at the end.  Seeds are paired: one seed means one start and one sequence of batches for every optimizer.
+Score = clip(log(l0/l)/log(l0/l_ref), -1, 1.25) with the loss l0 at the start and l_ref of tuned AdamW-cosine.
+"""
+
+from _bench import median_seconds, one_core, table, write
+
+one_core()
+
+import argparse  # noqa: E402
+import csv  # noqa: E402
+import time  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import jax.random as jr  # noqa: E402
+import numpy as np  # noqa: E402
+import optax  # noqa: E402
+from optimizer_tasks import SEEDS, TASKS, cross_entropy, dense, forward  # noqa: E402
+
+import rxjax as rx  # noqa: E402
+
+RATES = tuple(float(f"{r:.3g}") for r in np.logspace(-4, -1, 7))
+HERE = Path(__file__).parent
+FIELDS = ("study", "task", "optimizer", "setting", "seed", "start", "train", "valid")
+contrib = optax.contrib
+
+
+def decay(steps, kind, warm):
+    """Peak 1; `kind` 0 cosine, 1 linear; `warm` the share of steps of linear warm-up."""
+
+    def schedule(count):
+        t = jnp.asarray(count, jnp.float32)
+        rise = jnp.where(warm > 0, (t + 1) / jnp.maximum(warm * steps, 1), 1)
+        done = jnp.clip((t - warm * steps) / ((1 - warm) * steps), 0, 1)
+        fall = jnp.where(kind == 0, (1 + jnp.cos(jnp.pi * done)) / 2, 1 - done)
+        return jnp.minimum(rise, 1) * fall
+
+    return schedule
+
+
+OURS = {
+    "rate_adamw": lambda n: rx.optim.rate_adamw(n),
+    "rate_adamw, no horizon": lambda n: rx.optim.rate_adamw(),
+    "rate_sgd, momentum .9": lambda n: rx.optim.rate_sgd(n, momentum=0.9),
+}
+PEERS = {
+    "adamw 1e-3, cosine": lambda n: optax.adamw(optax.cosine_decay_schedule(1e-3, n)),
+    "prodigy": lambda n: contrib.prodigy(),
+    "prodigy, cosine": lambda n: contrib.prodigy(optax.cosine_decay_schedule(1.0, n)),
+    "schedule_free_adamw": lambda n: contrib.schedule_free_adamw(),
+    "momo_adam": lambda n: contrib.momo_adam(),
+    "mechanic, adamw": lambda n: contrib.mechanize(optax.adamw(1.0)),
+    "dadapt_adamw": lambda n: contrib.dadapt_adamw(),
+    "dog": lambda n: contrib.dog(),
+    "cocob": lambda n: contrib.cocob(),
+}
+REFERENCES = ("adamw", "adam")
+
+
+def train(task, make, steps, name):
+    """A function of the seed: loss at the start, training loss and validation loss at the end."""
+    x, y = task.train
+    shown = tuple(a[:1024] for a in task.train)
+
+    def run(seed, *setting):
+        k_start, k_batch = jr.split(jr.key(seed))
+        params = task.init(k_start)
+        optimizer = optax.with_extra_args_support(make(steps, *setting))
+
+        def step(carry, key):
+            params, state = carry
+            batch = jr.randint(key, (task.batch,), 0, x.shape[0])
+            value, grads = jax.value_and_grad(task.loss)(params, x[batch], y[batch])
+            updates, state = optimizer.update(grads, state, params, value=value)
+            return (optax.apply_updates(params, updates), state), None
+
+        start = task.loss(params, *shown)
+        (params, state), _ = jax.lax.scan(step, (params, optimizer.init(params)), jr.split(k_batch, steps))
+        if name == "schedule_free_adamw":
+            params = contrib.schedule_free_eval_params(state, params)
+        return start, task.loss(params, *shown), task.loss(params, *task.valid)
+
+    return run
+
+
+def reference(name):
+    def make(steps, rate, kind, warm):
+        shape = decay(steps, kind, warm)
+        return optax.adamw(lambda t: rate * shape(t), weight_decay=1e-4 if name == "adamw" else 0.0)
+
+    return make
+
+
+def settings():
+    return [(r, kind, warm) for kind in (0, 1) for warm in (0.0, 0.05) for r in RATES]
+
+
+def rows_of(study, task_name, name, factor):
+    task = TASKS[task_name]()
+    steps = task.steps * factor
+    seeds = jnp.array(SEEDS)
+    if name in REFERENCES:
+        grid = jnp.array(settings())
+        run = train(task, reference(name), steps, name)
+        one = jax.jit(jax.vmap(lambda s, g: run(s, *g), (0, None)))
+        out = [jax.tree.map(np.asarray, one(seeds, g)) for g in grid]
+        labels = [f"{r:.3g} {'linear' if kind else 'cosine'} {warm:g}" for r, kind, warm in settings()]
+    else:
+        run = train(task, {**OURS, **PEERS}[name], steps, name)
+        out, labels = [jax.tree.map(np.asarray, jax.jit(jax.vmap(run))(seeds))], [""]
+    return [
+        [study, task_name, name, label, seed, *(f"{v[i]:.6g}" for v in losses)]
+        for label, losses in zip(labels, out, strict=True)
+        for i, seed in enumerate(SEEDS)
+    ]
+
+
+def read(path):
+    if not path.exists():
+        return []
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def study(fast, minutes):
+    """Run what is missing until the time is over."""
+    end = time.monotonic() + 60 * minutes
+    name, factor = ("fast", 1) if fast else ("full", 4)
+    path = HERE / "optimizers.csv"
+    done = {(r["study"], r["task"], r["optimizer"]) for r in read(path)}
+    todo = [(t, o) for o in (*OURS, "adamw", *PEERS, "adam") for t in TASKS if (name, t, o) not in done]
+    for task_name, optimizer in todo:
+        if time.monotonic() > end:
+            break
+        begin = time.monotonic()
+        rows = rows_of(name, task_name, optimizer, factor)
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerows([FIELDS, *rows] if new else rows)
+        print(f"{task_name}, {optimizer}: {time.monotonic() - begin:.1f} s", flush=True)
+    left = sum((name, t, o) not in {(r["study"], r["task"], r["optimizer"]) for r in read(path)} for t, o in todo)
+    print(f"{left} of {len(TASKS) * len([*OURS, *REFERENCES, *PEERS])} runs are missing")
+
+
+def timed_step(optimizer, sizes, batch):
+    """Twenty calls of a whole jitted train step."""
+    params = dense(jr.key(0), sizes)
+    x, y = jnp.ones((batch, sizes[0])), jnp.zeros(batch, jnp.int32)
+
+    @jax.jit
+    def step(params, state):
+        grads = jax.grad(lambda p: cross_entropy(forward(p, x), y))(params)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+
+    def call():
+        for _ in range(20):
+            jax.block_until_ready(step(params, state))
+
+    call()
+    return call
+
+
+def step_times():
+    """Whole jitted train step, ours over adamw(lr)."""
+    rows = []
+    for sizes, batch in (((64, 128, 128, 10), 32), ((256, 512, 512, 10), 32), ((256, 512, 512, 10), 1024)):
+        theirs = timed_step(optax.adamw(1e-3), sizes, batch)
+        ours = timed_step(rx.optim.rate_adamw(10**6), sizes, batch)
+        pairs = [(median_seconds(theirs, 1) / 20, median_seconds(ours, 1) / 20) for _ in range(9)]
+        a, b = (float(np.median(x)) for x in zip(*pairs, strict=True))
+        shape = "-".join(map(str, sizes))
+        rows.append([shape, str(batch), f"{a * 1e6:.0f}", f"{b * 1e6:.0f}", f"{b / a:.2f}"])
+    text = table(["MLP", "batch", "adamw, us a step", "rate_adamw, us a step", "ratio"], rows)
+    (HERE / "optimizers_time.md").write_text(text + "\n")
+    print(text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fast", action="store_true", help="the short budgets, for two cores")
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop after so many; run again to go on")
+    parser.add_argument("--time", action="store_true", help="measure step times only")
+    parser.add_argument("--report", action="store_true", help="write optimizers.md from what is stored")
+    arguments = parser.parse_args()
+    if arguments.time:
+        step_times()
+    elif arguments.report:
+        from optimizer_report import report
+
+        write("optimizers.md", report(__doc__ or "", read(HERE / "optimizers.csv"), HERE / "optimizers_time.md"))
+    else:
+        study(arguments.fast, arguments.minutes)
+
+
+if __name__ == "__main__":
+    main()
