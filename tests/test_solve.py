@@ -25,7 +25,7 @@ def test_returns_the_times_and_the_start():
     sol = jax.jit(lambda kT: final(kT))(0.3)
     np.testing.assert_array_equal(sol.ts, TS)
     np.testing.assert_allclose(sol.ps[0], GRID.gaussian(jnp.array([-1.0, 0.0]), 0.3), rtol=1e-12)
-    assert sol.ps.shape == (3, 20, 16) and sol.result == diffrax.RESULTS.successful
+    assert sol.ps.shape == (3, 20, 16) and sol.result == rxs.RESULTS.successful
     assert int(sol.stats["num_accepted_steps"]) + int(sol.stats["num_rejected_steps"]) == int(sol.stats["num_steps"])
     np.testing.assert_allclose(sol.stats["mass"], 1, atol=1e-13)
     assert sol.stats["min"] >= 0
@@ -52,7 +52,7 @@ def test_jit_equals_eager_and_passes_options_on():
     dense = rxs.solve(W, p0, TS, saveat=diffrax.SaveAt(t1=True, steps=True))
     assert dense.ts is not None and dense.ps.ndim == 2 and jnp.all(dense.ts[0] > 0)
     few = rxs.solve(W, p0, TS, max_steps=2, throw=False)
-    assert few.result == diffrax.RESULTS.max_steps_reached
+    assert few.result == rxs.RESULTS.max_steps_reached
     with pytest.raises(Exception, match="maximum number of solver steps"):
         rxs.solve(W, p0, TS, max_steps=2)
 
@@ -84,8 +84,8 @@ POINT = jnp.array([0.3, 1.2, -0.7, 0.4, 1.1])
 
 
 def test_gradient_equals_finite_differences():
-    f = jax.jit(observable)
-    gradient = jax.jit(jax.grad(observable))(POINT)
+    both = jax.jit(jax.value_and_grad(observable))
+    f, gradient = lambda x: both(x)[0], both(POINT)[1]
     h = 1e-4
     for i in range(5):
         e = jnp.zeros(5).at[i].set(h)
@@ -106,9 +106,9 @@ def test_forward_mode_equals_reverse_mode():
 
 def test_float32(float32):
     def run():
-        grid = rxs.Grid(-2.0, 2.0, (20, 16))
-        W = rxs.FokkerPlanck.from_potential(lambda x: wells(0.5, x), grid, 0.3)
-        return rxs.solve(W, grid.gaussian(jnp.array([-1.0, 0.0]), 0.3), [0.0, 0.2, 0.7])
+        grid = rxs.Grid(-2.0, 2.0, 20)
+        W = rxs.FokkerPlanck.from_potential(lambda x: (x[0] ** 2 - 1) ** 2, grid, 0.3)
+        return rxs.solve(W, grid.gaussian(-1.0, 0.3), [0.0, 0.2, 0.7])
 
     sol = jax.jit(run)()
     assert sol.ps.dtype == jnp.float32
@@ -116,7 +116,7 @@ def test_float32(float32):
     assert sol.stats["min"] >= 0
     with jax.enable_x64(True):
         exact = jax.jit(lambda: run())()
-    assert np.sum(np.abs(np.asarray(sol.ps[-1], np.float64) - np.asarray(exact.ps[-1]))) * 0.05 < 1e-3
+    assert np.sum(np.abs(np.asarray(sol.ps[-1], np.float64) - np.asarray(exact.ps[-1]))) * 0.2 < 1e-3
 
 
 FREE = rxs.FokkerPlanck(jnp.zeros(2), 1.0, GRID)
