@@ -12,10 +12,9 @@ from jaxtyping import Array, Float
 from rxjax_solvers import Grid
 
 from ._grid_kernel import cost, everywhere, in_blocks, rows_of, slopes
-from ._limits import decay
 
 # Updates whose exponentials are in flight together.
-_GROUP = 8
+_GROUP = 4
 
 
 @eqx.filter_jit
@@ -115,7 +114,7 @@ def log_sums(
         def add(sums, group):
             total, moments = sums
             for update, log_weight in zip(*group, strict=True):
-                rate = decay(term(update, log_weight) - top)
+                rate = jnp.exp(term(update, log_weight) - top)
                 total = total + rate
                 moments = [moment + update[i] * rate for i, moment in enumerate(moments)]
             return (total, moments), None

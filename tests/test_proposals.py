@@ -31,7 +31,7 @@ def exact_bessel(x, dim):
         return float(log), float(above / x / value)
 
 
-@pytest.mark.parametrize("dim", [1, 2, 3, 8, 13, 20, 32, 500])
+@pytest.mark.parametrize("dim", [1, 2, 13, 20, 500])
 def test_bessel_against_mpmath(dim):
     exact = np.array([exact_bessel(x, dim) for x in X])
     for dtype, rtol in ((np.float64, 1e-12), (np.float32, 1e-6)):

@@ -13,7 +13,6 @@ from refusals import assert_refused
 from scipy.special import logsumexp
 
 from rxjax import _grid_kernel
-from rxjax._limits import decay
 from rxjax._rate_on_grid import flow_on_grid, rate_on_grid, stencil, total_rate_on_grid
 from rxjax._rates import energy_difference, log_rate_density
 from rxjax.landscapes import DoubleWell, MullerBrown
@@ -114,7 +113,7 @@ def test_stencil():
     np.testing.assert_allclose(wide / np.asarray(grid.spacing), np.rint(wide / np.asarray(grid.spacing)), atol=1e-12)
 
 
-@pytest.mark.parametrize("energy, number", [("inner_product", 3), ("inner_product", 20), ("difference", 3)])
+@pytest.mark.parametrize("energy, number", [("inner_product", 3), ("inner_product", 10), ("difference", 3)])
 def test_sums_over_updates(energy, number):
     """Total rate and flow against direct sums, for fewer and for more updates than a group holds."""
     rng = np.random.default_rng(number)
@@ -134,19 +133,6 @@ def test_sums_over_updates(energy, number):
         RIPPLE, GRID, updates, temperature, weights=weights, energy=energy, entropy=entropy, **SETTINGS
     )
     np.testing.assert_allclose(total, expected, rtol=1e-11, atol=1e-11)
-
-
-def test_the_exponential_of_the_sums():
-    """One unit in the last place of NumPy's, zero below the normal numbers, NaN kept, and its own derivative."""
-    x = np.concatenate([np.linspace(-745, 0, 100_003), -np.logspace(-20, 2.8, 10_000), [-np.inf, 0.0, np.nan]])
-    got, expected = np.asarray(jax.jit(decay)(x)), np.exp(x)
-    normal = x >= -708
-    np.testing.assert_allclose(got[normal], expected[normal], rtol=2.3e-16)
-    assert not got[x < -708].any() and np.isnan(got[-1]) and got[-2] == 1
-    np.testing.assert_array_equal(jax.jit(jax.vmap(jax.grad(decay)))(x[:50]), got[:50])
-    np.testing.assert_allclose(
-        jax.jit(decay)(x.astype(np.float32)), np.exp(x.astype(np.float32)), rtol=3e-7, atol=1e-37
-    )
 
 
 def test_sums_where_the_rates_overflow():
