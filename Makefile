@@ -40,6 +40,7 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/flow.py
+	$(BIN)/python benchmarks/rates.py
 
 clean:
 	rm -rf .venv .venv-floors out .pytest_cache .ruff_cache .hypothesis dist

@@ -96,8 +96,8 @@ def log_kramers_time(
 
     ```python
     >>> import rxjax as rx
-    >>> print(rx.log_kramers_time(rx.landscapes.DoubleWell(), -1.0, 0.0, 0.001).round(2))
-    1000.11
+    >>> print(rx.log_kramers_time(rx.landscapes.DoubleWell(), -1.0, 0.0, 0.001).round(1))
+    1000.1
 
     ```
     """
