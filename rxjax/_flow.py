@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
-from rxjax_solvers import FokkerPlanck, Grid, Ito, NegativeGradient, solve
+from rxjax_solvers import RESULTS, FokkerPlanck, Grid, Ito, NegativeGradient, solve
 from rxjax_solvers._checks import require
 from rxjax_solvers._convention import AbstractConvention
 from rxjax_solvers._grid import evaluate
@@ -43,7 +42,7 @@ class Flow(eqx.Module):
     valid: Bool[Array, ""]
     grid: Grid
     hyperparameters: Hyperparameters
-    result: diffrax.RESULTS
+    result: RESULTS
     stats: dict[str, Any]
 
 

@@ -14,6 +14,7 @@ from rxjax_solvers import (
     MasterEquation as MasterEquation,
     NegativeGradient as NegativeGradient,
     SeparableRate as SeparableRate,
+    ShiftInvert as ShiftInvert,
     Solution as Solution,
     Strang as Strang,
     Stratonovich as Stratonovich,

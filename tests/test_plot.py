@@ -1,6 +1,5 @@
 """Pictures: what they say on their axes, where they draw, what they refuse."""
 
-import diffrax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ def flow(dim):
     loss = jnp.stack([grid.integrate(p * energy) for p in ps])
     number = jnp.ones(())
     return rx.Flow(
-        ts, ts / 0.01, ps, loss, energy, number, number, number > 0, grid, settings, diffrax.RESULTS.successful, {}
+        ts, ts / 0.01, ps, loss, energy, number, number, number > 0, grid, settings, rx.solvers.RESULTS.successful, {}
     )
 
 

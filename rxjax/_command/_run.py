@@ -4,7 +4,6 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from .. import landscapes
 from .._flow import Flow, probability_flow
 from .._hyperparameters import Hyperparameters
 from .._temperature import noise_scale
-from ..solvers import Grid
+from ..solvers import RESULTS, Grid
 from . import _parse
 from ._errors import Refusal
 from ._problems import Defaults, Problem, Ready
@@ -144,9 +143,9 @@ def _listed(values: np.ndarray) -> str:
 
 def _check(flow: Flow) -> None:
     """Refuse a solve that did not arrive or did not stay finite."""
-    if not bool(flow.result == diffrax.RESULTS.successful):
+    if not bool(flow.result == RESULTS.successful):
         raise Refusal(
-            f"The solve stopped: {' '.join(diffrax.RESULTS[flow.result].split())}  Give a shorter --time, "
+            f"The solve stopped: {' '.join(RESULTS[flow.result].split())}  Give a shorter --time, "
             "a coarser --shape or --precision 64."
         )
     if not bool(jnp.all(jnp.isfinite(flow.ps))):

@@ -17,6 +17,7 @@ from ._generator import AbstractGenerator as AbstractGenerator, GeneratorTerm as
 from ._grid import Grid as Grid
 from ._master_equation import MasterEquation as MasterEquation, SeparableRate as SeparableRate
 from ._results import RESULTS as RESULTS
+from ._shift_invert import ShiftInvert as ShiftInvert
 from ._solution import Solution as Solution
 from ._solve import solve as solve
 from ._stationary import quasi_stationary as quasi_stationary, stationary as stationary

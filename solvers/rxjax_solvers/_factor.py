@@ -117,6 +117,13 @@ def assemble(generator: AbstractGenerator, regions: Sequence[Region], shift: Flo
     return Factor(generator, shift, keep, extra, _eliminate(frozen, loss, keep))
 
 
+def factorable(generator: AbstractGenerator) -> bool:
+    """Whether `factorize` takes a generator of this kind and size."""
+    if isinstance(generator, FokkerPlanck):
+        return generator.size // max(generator.shape) <= _MAX_SEPARATOR and not getattr(generator, "diagonals", ())
+    return generator.size <= _MAX_STATES
+
+
 def _eliminate(generator: AbstractGenerator, loss: Array, keep: Array) -> AbstractElimination:
     if isinstance(generator, FokkerPlanck):
         if len(generator.shape) == 1:

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-import diffrax
 import equinox as eqx
 from jaxtyping import Array, Float, PyTree
+
+from ._results import RESULTS
 
 
 class Solution(eqx.Module):
@@ -12,12 +13,15 @@ class Solution(eqx.Module):
 
     - `ts`: shape `(times,)`.
     - `ps`: shape `(times, *grid.shape)`, cell averages; `ps[0]` is the initial density.
-    - `result`: a member of `diffrax.RESULTS`, `successful` or why not.
+    - `result`: a member of `RESULTS`, `successful` or why not.
     - `stats`: `num_steps`, `num_accepted_steps`, `num_rejected_steps`; `mass` at each time; `min`, the lowest value of
-        `ps`; and what the method reports of itself (`limited_steps`, `moved_mass` for `Strang`).
+        `ps`; and what the method reports of itself (`limited_steps`, `moved_mass` for `Strang`, `num_factors`, `error`
+        for `ShiftInvert`).
+    - `method`: the name of the method, which `solve` may have chosen.
     """
 
     ts: Float[Array, "times"] | None
     ps: PyTree
-    result: diffrax.RESULTS
+    result: RESULTS
     stats: dict[str, Any]
+    method: str = eqx.field(static=True)

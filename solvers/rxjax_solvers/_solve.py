@@ -1,6 +1,7 @@
 """`solve`: a density carried along by a generator."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import diffrax
 import jax
@@ -9,9 +10,18 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from ._checks import is_traced, non_negative, require
 from ._controller import DensityController
+from ._factor import factorable
+from ._fokker_planck import FokkerPlanck
 from ._generator import AbstractGenerator, GeneratorTerm
+from ._results import RESULTS, answer
+from ._shift_invert import ShiftInvert
 from ._solution import Solution
 from ._steppers import Strang
+from ._uniformization import Uniformization
+
+# Horizons beyond which a positive method takes too many steps: times the first relative change per unit time for a
+# splitting, times the fastest rate for uniformisation.
+_SPLITTING_REACH, _UNIFORMIZATION_REACH = 2e3, 1e5
 
 
 def check_density(p0: Array, generator: AbstractGenerator, name: str = "p0") -> Array:
@@ -42,7 +52,7 @@ def solve(
     p0: Float[Array, "*shape"],
     ts: Shaped[ArrayLike, "times"] | Sequence,
     *,
-    method: diffrax.AbstractSolver | None = None,
+    method: Any = None,
     rtol: Shaped[ArrayLike, ""] = 1e-2,
     atol: Shaped[ArrayLike, ""] | None = None,
     dt0: Shaped[ArrayLike, ""] | None = None,
@@ -60,11 +70,14 @@ def solve(
     - `generator`: `W`, for example `FokkerPlanck(...)`.
     - `p0`: the density at `ts[0]`, cell averages of mass 1 within 1e-3; it is not renormalised.
     - `ts`: strictly ascending times; steps land on each of them.
-    - `method`: a diffrax solver; `Strang()` if not given.
+    - `method`: a diffrax solver such as `Strang()`, or a method for the whole interval, `ShiftInvert()` or
+        `Uniformization()`.  If not given, `Strang()` for a `FokkerPlanck` and `Uniformization()` otherwise, which are
+        never negative; and `ShiftInvert()` where the horizon is known to be beyond their reach (outside `jit`: while
+        compiling it is not known).  `Solution.method` says which.
     - `rtol`, `atol`: each step's error in L1 stays below `atol + rtol * (change over the step)`; `atol` is 1e-6, and
         1e-5 in float32.  See `DensityController`.
     - `stepsize_controller`, `dt0`, `saveat`, `adjoint`, `progress_meter`, `max_steps`, `throw`: as in
-        `diffrax.diffeqsolve`, to which they are passed on.
+        `diffrax.diffeqsolve`, to which they are passed on; methods for the whole interval take none but `throw`.
 
     **Returns:** a `Solution` with `ps[0] == p0`, exactly.
 
@@ -88,7 +101,25 @@ def solve(
     """
     p0 = check_density(p0, generator)
     ts = check_times(jnp.asarray(ts, p0.dtype))
-    method = Strang() if method is None else method
+    options = (dt0, stepsize_controller, saveat, adjoint, progress_meter)
+    plain = all(option is None for option in options)
+    if method is None:
+        method = _choose(generator, p0, ts, plain)
+    name = type(method).__name__
+    if ts.shape[0] == 1:
+        mass = generator.mass(p0)[None]
+        stats = dict(num_steps=0, num_accepted_steps=0, num_rejected_steps=0, mass=mass, min=jnp.min(p0))
+        return Solution(ts, p0[None], RESULTS.successful, stats, name)
+    if not isinstance(method, diffrax.AbstractSolver):
+        if not plain:
+            raise ValueError(
+                f"Argument `method` must be a diffrax solver when steps, save points or adjoints are given, but it is "
+                f"{name}(), which covers the whole interval at once.  Leave them out, or use Strang()."
+            )
+        ps, result, stats = method.run(generator, p0, ts)
+        result = result if isinstance(result, RESULTS) else RESULTS.promote(result)
+        ps = answer(ps, result, True) if throw else ps
+        return Solution(ts, ps, result, stats | dict(mass=generator.mass(ps), min=jnp.min(ps)), name)
     if atol is None:
         atol = 1e-6 if p0.dtype == jnp.float64 else 1e-5
     if stepsize_controller is None:
@@ -96,10 +127,6 @@ def solve(
         stepsize_controller = DensityController(rtol=rtol, atol=atol, step_ts=landing)  # pyright: ignore[reportCallIssue]
     if saveat is None:
         saveat = diffrax.SaveAt(ts=ts)
-    if ts.shape[0] == 1:
-        mass = generator.mass(p0)[None]
-        stats = dict(num_steps=0, num_accepted_steps=0, num_rejected_steps=0, mass=mass, min=jnp.min(p0))
-        return Solution(ts, p0[None], diffrax.RESULTS.successful, stats)
     wants_state = isinstance(method, Strang) and not saveat.solver_state
     if wants_state:
         saveat = diffrax.SaveAt(
@@ -124,4 +151,16 @@ def solve(
         stats |= dict(mass=generator.mass(sol.ys), min=jnp.min(sol.ys))
     if isinstance(method, Strang) and sol.solver_state is not None:
         stats |= dict(limited_steps=sol.solver_state.limited, moved_mass=sol.solver_state.moved)
-    return Solution(sol.ts, sol.ys, sol.result, stats)  # pyright: ignore[reportArgumentType]
+    return Solution(sol.ts, sol.ys, RESULTS.promote(sol.result), stats, name)  # pyright: ignore[reportArgumentType]
+
+
+def _choose(generator: AbstractGenerator, p0: Array, ts: Array, plain: bool) -> Any:
+    """A positive method, unless it is known that the horizon is too far for it."""
+    splits = isinstance(generator, FokkerPlanck)
+    usual = Strang() if splits else Uniformization()
+    if generator.time_dependent or not plain or not factorable(generator):
+        return usual
+    rate = jnp.sum(jnp.abs(generator.apply(p0))) / jnp.sum(p0) if splits else jnp.max(generator.outflow())
+    reach = _SPLITTING_REACH if splits else _UNIFORMIZATION_REACH
+    far = rate * (ts[-1] - ts[0]) > reach
+    return ShiftInvert() if not is_traced(far) and bool(far) else usual

@@ -1,0 +1,132 @@
+"""Shift-and-invert Arnoldi: exact systems, horizons, mass, uphill starts, outcomes, derivatives, choice of method."""
+
+import jax
+import jax.numpy as jnp
+import jax.scipy as jsp
+import numpy as np
+import pytest
+from systems import AbsorbingInterval, ForcedRing, OrnsteinUhlenbeck
+
+import rxjax_solvers as rxs
+from rxjax_solvers import _krylov as krylov
+
+
+def wells(a, theta):
+    return (theta[0] ** 2 - 1) ** 2 + 2 * jnp.sum(theta[1:] ** 2) + a * theta[0] * jnp.sum(theta) / 2
+
+
+@pytest.mark.parametrize(
+    "system", [OrnsteinUhlenbeck(), ForcedRing(), AbsorbingInterval()], ids=lambda s: type(s).__name__
+)
+def test_exact_systems(system):
+    params = jnp.array(system.params)
+    weights = jnp.linspace(1, 2, system.exact(params).size).reshape(system.exact(params).shape)
+
+    def scalar(params):
+        out = system.solved(params, system.cells, method=rxs.ShiftInvert())
+        return jnp.sum(weights * out), out
+
+    (_, state), gradient = jax.jit(jax.value_and_grad(scalar, has_aux=True))(params)
+    np.testing.assert_allclose(state, system.exact(params), atol=system.tolerance)
+    exact = jax.grad(lambda q: jnp.sum(weights * system.exact(q)))(params)
+    scale = float(jnp.max(jnp.abs(exact))) + 1
+    np.testing.assert_allclose(gradient, exact, atol=8 * system.tolerance * scale)
+
+
+TS = jnp.array([0.0, 0.3, 1.0, 5.0, 1e3, 1e5])
+LINE = rxs.Grid(-2.0, 2.0, 60)
+
+
+@jax.jit
+def on_a_line(kT, mean):
+    W = rxs.FokkerPlanck.from_potential(lambda x: wells(0.3, x), LINE, kT)
+    p0 = LINE.gaussian(mean, 0.1)
+    ps, result, stats = rxs.ShiftInvert().run(W, p0, TS)
+    exact = jax.lax.map(lambda t: jsp.linalg.expm(t * W.as_matrix(), max_squarings=64) @ p0, TS)
+    return ps, exact, stats, result == rxs.RESULTS.successful, LINE.integrate(ps)
+
+
+@pytest.mark.parametrize("kT", [0.3, 0.1, 0.03])
+def test_any_horizon(kT):
+    """From the well, from between and from far uphill: the error promised, mass to rounding at t = 1e5."""
+    for mean in (-1.0, 0.0, 1.8):
+        ps, exact, stats, good, mass = on_a_line(kT, mean)
+        assert good, (mean, stats)
+        error = jnp.sum(jnp.abs(ps - exact), axis=1) * LINE.spacing[0]
+        assert jnp.max(error) < 2e-9, (mean, error, stats)
+        np.testing.assert_allclose(mass, 1, atol=1e-12)
+        assert jnp.min(ps) > -1e-8
+
+
+def plane(kT, a, b):
+    grid = rxs.Grid(-2.0, 2.0 * b, (9, 7))
+    W = rxs.FokkerPlanck.from_potential(lambda x: wells(a, x), grid, kT)
+    ts = jnp.array([0.0, 0.4, 3.0 * b])
+    ps = rxs.solve(W, grid.gaussian(jnp.array([-1.0, 0.2 * a]), 0.4), ts, method=rxs.ShiftInvert()).ps
+    weights = jnp.sin(grid.points[None, ..., 0] + jnp.arange(3.0)[:, None, None])
+    return grid.integrate(jnp.sum(weights * ps, axis=0)), ps
+
+
+def test_gradient_on_a_plane():
+    """Temperature, potential, start, bounds and a save time, against differences; two save times at once."""
+    point = jnp.array([0.2, 0.5, 1.1])
+    h = 2e-4
+    shifts = h * jnp.array([[0.0] * 3, *(s * e for e in jnp.eye(3) for s in (-2.0, -1.0, 1.0, 2.0))])
+
+    @jax.jit
+    def run():
+        slope = jax.grad(lambda q: plane(*q)[0])(point)
+        return slope, jax.lax.map(lambda s: plane(*(point + s))[0], shifts)
+
+    slope, near = run()
+    near = near[1:].reshape(3, 4)
+    exact = (near[:, 0] - 8 * near[:, 1] + 8 * near[:, 2] - near[:, 3]) / (12 * h)
+    np.testing.assert_allclose(slope, exact, rtol=2e-5, atol=2e-6)
+
+
+def test_small_exponentials():
+    rng = np.random.default_rng(0)
+    a = 30 * rng.normal(size=(12, 12))
+    a = a - a.T - 3 * np.eye(12)
+    f = jax.jit(krylov.exponential)
+    np.testing.assert_allclose(f(a), jsp.linalg.expm(a), atol=1e-12)
+    slow = np.diag(np.array([-1e-9, -1e4, -1.0]))
+    np.testing.assert_allclose(jnp.diag(f(slow * 1e9)), [np.exp(-1), 0, 0], rtol=1e-9, atol=1e-300)
+    x, y, b = rng.normal(size=4), rng.normal(size=12), -np.diag(np.arange(4.0))
+    out = jax.jit(krylov.inner_integral)(b, a, x, y, jnp.array(0.7))
+    nodes, weights = np.polynomial.legendre.leggauss(60)
+    s = 0.35 * (nodes + 1)
+    parts = [
+        w * np.outer(np.diag(np.exp(np.diag(b) * (0.7 - t))) @ x, jsp.linalg.expm(t * a) @ y)
+        for t, w in zip(s, 0.35 * weights, strict=True)
+    ]
+    np.testing.assert_allclose(out, sum(parts), atol=1e-11)
+
+
+def test_outcomes():
+    W = rxs.FokkerPlanck.from_potential(lambda x: wells(0.3, x), LINE, 0.05)
+    p0 = LINE.gaussian(1.8, 0.1)
+    few = rxs.ShiftInvert(max_krylov=16, max_factors=1)
+    poor = rxs.solve(W, p0, TS[:3], method=few, throw=False)
+    assert poor.result == rxs.RESULTS.not_converged and poor.stats["error"][1] > 1e-9
+    with pytest.raises(Exception, match="An iteration did not reach its tolerance"):
+        jax.block_until_ready(rxs.solve(W, p0, TS[:3], method=few).ps)
+    moving = rxs.FokkerPlanck(rxs.TimeDependent(lambda t, x: t * x), 1.0, LINE)
+    with pytest.raises(ValueError, match="must not be ShiftInvert"):
+        rxs.solve(moving, p0, TS, method=rxs.ShiftInvert())
+    with pytest.raises(ValueError, match="must be a diffrax solver when steps"):
+        rxs.solve(W, p0, TS, method=rxs.ShiftInvert(), dt0=0.1)
+
+
+def test_the_method_is_chosen_by_the_horizon():
+    W = rxs.FokkerPlanck.from_potential(lambda x: wells(0.3, x), LINE, 0.1)
+    p0 = LINE.gaussian(-1.0, 0.2)
+    near, far = (rxs.solve(W, p0, [0.0, t]) for t in (0.5, 1e6))
+    assert near.method == "Strang" and far.method == "ShiftInvert"
+    np.testing.assert_allclose(far.ps[-1], rxs.stationary(W), atol=1e-9)
+    chain = rxs.MasterEquation.from_edges([0, 1], [1, 0], [1.0, 3.0], size=2)
+    p0 = jnp.array([1.0, 0.0])
+    near, far = (rxs.solve(chain, p0, [0.0, t]) for t in (0.5, 1e6))
+    assert near.method == "Uniformization" and far.method == "ShiftInvert"
+    np.testing.assert_allclose(near.ps[-1][1], (1 - np.exp(-2)) / 4, rtol=1e-9)
+    np.testing.assert_allclose(far.ps[-1], [0.75, 0.25], rtol=1e-12)
