@@ -11,12 +11,16 @@ at the end.  Seeds are paired: one seed means one start and one sequence of batc
 Score = clip(log(l0/l)/log(l0/l_ref), -1, 1.25) with the loss l0 at the start and l_ref of tuned AdamW-cosine.
 """
 
+import sys
+
 from _bench import median_seconds, one_core, table, write
 
-one_core()
+if "--time" in sys.argv:
+    one_core()
 
 import argparse  # noqa: E402
 import csv  # noqa: E402
+import functools  # noqa: E402
 import time  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -33,6 +37,8 @@ RATES = tuple(float(f"{r:.3g}") for r in np.logspace(-4, -1, 7))
 HERE = Path(__file__).parent
 FIELDS = ("study", "task", "optimizer", "setting", "seed", "start", "train", "valid")
 contrib = optax.contrib
+# Compiling is most of the time here.
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
 
 
 def decay(steps, kind, warm):
@@ -112,12 +118,13 @@ def rows_of(study, task_name, name, factor):
     if name in REFERENCES:
         grid = jnp.array(settings())
         run = train(task, reference(name), steps, name)
-        one = jax.jit(jax.vmap(lambda s, g: run(s, *g), (0, None)))
+        # One seed after the other: batched products of tiny matrices are slow on a CPU.
+        one = compiled(lambda s, g: jax.lax.map(lambda seed: run(seed, *g), s))
         out = [jax.tree.map(np.asarray, one(seeds, g)) for g in grid]
         labels = [f"{r:.3g} {'linear' if kind else 'cosine'} {warm:g}" for r, kind, warm in settings()]
     else:
         run = train(task, {**OURS, **PEERS}[name], steps, name)
-        out, labels = [jax.tree.map(np.asarray, jax.jit(jax.vmap(run))(seeds))], [""]
+        out, labels = [jax.tree.map(np.asarray, compiled(lambda s: jax.lax.map(run, s))(seeds))], [""]
     return [
         [study, task_name, name, label, seed, *(f"{v[i]:.6g}" for v in losses)]
         for label, losses in zip(labels, out, strict=True)

@@ -1,6 +1,7 @@
 """Every optimizer of the package, as the battery builds it, and a loss over a tree of every kind of leaf."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimizatio
 def _schedule(params):
     # optax multiplies by an injected rate in the rate's dtype, and has no default for dtypes that do not nest.
     injected = optax.inject_hyperparams(optax.sgd, hyperparam_dtype=jnp.float32)
-    cast = optax.stateless(optax.tree.cast_like)
+    back: Any = lambda u, p: u.astype(p.dtype)
+    cast = optax.stateless_with_tree_map(back)
     return optax.chain(injected(RATE.RateSchedule(params, total_steps=100)), cast)
 
 

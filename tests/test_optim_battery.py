@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -37,7 +38,7 @@ def test_every_kind_of_leaf(name):
         updates, state = optimizer.update(grads, state, params, **extras(grads, last))
         return optax.apply_updates(params, updates), state, updates
 
-    program = compiled(step, donate_argnums=(0, 1))
+    program: Any = compiled(step, donate_argnums=(0, 1))
     expected = jax.eval_shape(optimizer.init, params)
     state = optimizer.init(params)
     assert types(expected) == types(state)
@@ -143,7 +144,7 @@ def test_inside_the_combinators_of_optax(name):
         np.testing.assert_allclose(out["second"]["a"], out["chain"]["a"], rtol=1e-6)
 
     for nothing in ({}, {"none": None}):
-        optimizer = make(nothing)
+        optimizer: Any = make(nothing)
         updates, state = optimizer.update(nothing, optimizer.init(nothing), nothing, **extras(nothing, nothing))
         assert updates == nothing
         assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(state) if x.dtype != jnp.uint32)

@@ -1,5 +1,7 @@
 """The log-rate as a gauge: its identities, its equilibrium, its zero, its invariance; and the controller on top."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,7 +101,8 @@ def test_one_step_reads_zero_at_the_optimal_rate():
 
     def work(key, eta):
         optimizer = RATE.rate_control(optax.sgd(1.0), learning_rate=eta, window=1)
-        params, state = theta, optimizer.init(theta)
+        params: Any = theta
+        state = optimizer.init(theta)
         for k in jax.random.split(key):
             grads = h * params + jnp.sqrt(c) * jax.random.normal(k, (3,))
             updates, state = optimizer.update(grads, state, params)
@@ -143,6 +146,7 @@ def test_the_schedule_is_the_same_controller():
     parts = optax.inject_hyperparams(optax.sign_sgd)(schedule)
 
     def step(carry, _):
+        r: Any
         (p, s), (q, r, last) = carry
         u, s = whole.update(h * p, s, p)
         v, r = parts.update(h * q, r, q, grad=h * q, update=last)

@@ -1,5 +1,7 @@
 """Temperature by hand: schedules, Langevin laws, batches that cool, and the greedy rate."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,7 +107,7 @@ def test_an_annealed_batch_is_an_annealed_rate():
         def step(carry, key):
             x, state = carry
             updates, state = optimizer.update(x + jax.random.normal(key, x.shape), state, x)
-            x = optax.apply_updates(x, updates)
+            x: Any = optax.apply_updates(x, updates)
             k = optax.tree.get(state, "accumulation", jnp.int32(1))
             return (x, state), (jnp.mean(x**2), k)
 
@@ -146,7 +148,7 @@ def test_accumulation_is_the_mean_and_leaves_out_what_is_not_finite():
     params = jnp.zeros(2)
     ours = RATE.batch_controller(optax.sgd(1.0), 4, k_max=3, k_min=3, rule="noise_scale")
     step = jax.jit(ours.update)
-    state = ours.init(params)
+    state: Any = ours.init(params)
     rows = [[1.0, 2.0], [np.nan, 0.0], [3.0, 0.0], [-1.0, 1.0]]
     moves = []
     for row in rows:

@@ -38,7 +38,7 @@ class RateSchedule:
     have no effect but are counted in `skipped`; the optimizer around it must be guarded by `optax.apply_if_finite`.
 
     The rate has the accumulators' dtype, float32 or wider, and optax multiplies in that dtype: for parameters of half
-    precision end the chain with `optax.stateless(optax.tree.cast_like)`.
+    precision end the chain with `optax.stateless_with_tree_map(lambda u, p: u.astype(p.dtype))`.
 
     **Raises:** `ValueError` naming `grad` and `update` where they are missing, and for a setting out of its range.
 
