@@ -215,10 +215,10 @@ def test_monte_carlo():
         options = {"key": key, "num_samples": 256, "num_rates": 9}
         return optimal_learning_rate_integral(loss, g / h, SGDProposal(g, c), (0.05, 2.0), **options)
 
-    best = sgd(jax.random.split(jax.random.key(0), 200))
+    best = sgd(jax.random.split(jax.random.key(0), 100))
     assert not np.any(best.at_bound)
     score = (np.asarray(best.learning_rate) - float(optimal_learning_rate(g, h, c))) / np.asarray(best.standard_error)
-    assert abs(np.mean(score)) < 0.3 and 0.85 < np.std(score) < 1.15
+    assert abs(np.mean(score)) < 0.4 and 0.75 < np.std(score) < 1.25
 
     # E[(x - eta z)^2 - x^2] with E z = 1, E z^2 = 2 is least at eta = x/2.
     own = optimal_learning_rate_integral(
