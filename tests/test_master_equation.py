@@ -1,5 +1,7 @@
 """Jumps between states: three ways to give them, their boundaries, their diffusion limit, the Fourier form."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -212,7 +214,7 @@ def test_exclusion_process():
     np.testing.assert_allclose(slope, jax.grad(system.exact_current)(params), rtol=1e-9)
     p = scipy.linalg.null_space(np.asarray(W))[:, 0]
     np.testing.assert_allclose(system.current(jnp.ones(2), p / p.sum()), 2 / 7, rtol=1e-11)
-    values = scipy.sparse.linalg.eigs(scipy.sparse.csc_matrix(W), 2, sigma=-0.1)[0]
+    values: Any = scipy.sparse.linalg.eigs(scipy.sparse.csc_matrix(W), 2, sigma=-0.1)[0]
     np.testing.assert_allclose(np.max(values.real[values.real < -1e-6]), -system.gap, atol=1e-9)
 
 

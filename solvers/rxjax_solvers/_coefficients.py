@@ -39,8 +39,17 @@ class NegativeGradient(eqx.Module):
     mobility: Shaped[ArrayLike, "..."] = 1.0
 
 
+class Corrected(eqx.Module):
+    """A drift and what a convention adds to it, a function of `theta` or `TimeDependent`."""
+
+    drift: Any
+    correction: Callable | TimeDependent
+
+
 def is_time_dependent(coefficient: Any) -> bool:
     """Whether a coefficient changes with time."""
+    if isinstance(coefficient, Corrected):
+        return is_time_dependent(coefficient.drift) or is_time_dependent(coefficient.correction)
     if isinstance(coefficient, NegativeGradient):
         return isinstance(coefficient.potential, TimeDependent)
     return isinstance(coefficient, TimeDependent)
@@ -48,6 +57,8 @@ def is_time_dependent(coefficient: Any) -> bool:
 
 def freeze(coefficient: Any, t: Shaped[ArrayLike, ""]) -> Any:
     """The coefficient at time `t`, time-independent."""
+    if isinstance(coefficient, Corrected):
+        return Corrected(freeze(coefficient.drift, t), freeze(coefficient.correction, t))
     if isinstance(coefficient, NegativeGradient) and isinstance(coefficient.potential, TimeDependent):
         return NegativeGradient(coefficient.potential.at(t), coefficient.mobility)
     return coefficient.at(t) if isinstance(coefficient, TimeDependent) else coefficient

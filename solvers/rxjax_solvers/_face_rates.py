@@ -55,7 +55,7 @@ def fitted(m: Float[Array, "..."], diffusion: Float[Array, "..."]) -> tuple[Floa
     small = (jnp.abs(x) < 1e-2) & (diffusion > 0)
     xs = jnp.where(small, x, 0)
     even, odd = d * (1 + xs**2 / 12 - xs**4 / 720), d * xs / 2
-    size = jnp.abs(jnp.where(small, 1, x))
+    size = jnp.abs(jnp.where(small | (diffusion <= 0), 1, x))
     fast = jnp.where(diffusion > 0, d * size / -jnp.expm1(-size), jnp.abs(m))
     slow = jnp.where(diffusion > 0, jnp.exp(-size) * fast, 0)
     with_m = jnp.where(small, even + odd, jnp.where(m > 0, fast, slow))

@@ -7,14 +7,17 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
-from ._checks import finite, non_negative, positive
-from ._coefficients import NegativeGradient, TimeDependent, freeze, is_time_dependent
-from ._convention import AbstractConvention, AntiIto
-from ._face_rates import AxisRates, axis_rates
+from ._checks import positive
+from ._coefficients import Corrected, NegativeGradient, TimeDependent, freeze, is_time_dependent
+from ._convention import AbstractConvention, AntiIto, Ito, Stratonovich
+from ._diagonals import DiagonalRates, Lines, axis_lines, diagonal_lines
+from ._discretise import discretise, potential_values
+from ._face_rates import AxisRates
 from ._generator import AbstractGenerator
-from ._grid import Grid, evaluate, from_front, to_front
+from ._grid import Grid, from_front, to_front
+from ._noise import diffusion_of, stratonovich_drift
 
-Drift = Callable | NegativeGradient | TimeDependent | Shaped[ArrayLike, "..."] | Sequence
+Drift = Callable | Corrected | NegativeGradient | TimeDependent | Shaped[ArrayLike, "..."] | Sequence
 Diffusion = Callable | TimeDependent | Shaped[ArrayLike, "..."] | Sequence
 
 
@@ -25,6 +28,16 @@ class FokkerPlanck(AbstractGenerator):
     (`AntiIto()`), by finite volumes with exponentially fitted face rates: mass is exact, rates are never negative,
     second order in the cell size (first where nothing diffuses), and `W` is itself a master equation on the cells.
     Units: `theta` in any, `b` in theta/time, `D` in theta^2/time.
+
+    **A full tensor**, `d_i d_j (D_ij P)` for `Ito()` and `d_i (D_ij d_j P)` for `AntiIto()`, hops along the diagonals
+    of pairs of axes too.  Rates stay non-negative as long as `D_ii >= sum_j |D_ij| h_i/h_j` for cells of size `h`, and
+    more anisotropic tensors are refused: take `h_i/h_j` near `sqrt(D_ii/D_jj)`, in two dimensions always enough.  Hops
+    along the axes carry the drift; a potential with a tensor `mobility` acts along every hop, so that its Gibbs law is
+    exactly stationary.  A hop that would cross a reflecting side is rejected.  Near that limit the axes keep little
+    diffusion `D' = D_ii - sum_j |D_ij| h_i/h_j`, and a drift along them spreads as if upwinded until `h < 2 D'/|b|`.
+
+    **Degenerate noise**, `D = 0` along an axis (position, in the phase space of underdamped motion), is upwinded along
+    that axis: it spreads by a spurious `|b| h/2`, which falls with the cell size.
 
     **How it fails:** cells wider than the narrowest feature `sqrt(kT / V'')` of the stationary law give smooth but
     inaccurate densities; nothing breaks, so refine once and compare.
@@ -48,45 +61,62 @@ class FokkerPlanck(AbstractGenerator):
     """
 
     grid: Grid
-    rates: tuple[AxisRates, ...]
+    axis_rates: tuple[AxisRates, ...]
+    diagonals: tuple[DiagonalRates, ...]
     log_gibbs: Float[Array, "*shape"] | None
-    coefficients: tuple[Drift, Diffusion] | None
+    coefficients: tuple[Any, Any] | None
     convention: AbstractConvention
 
     def __init__(
         self,
         drift: Drift,
-        diffusion: Diffusion,
+        diffusion: Diffusion | None,
         grid: Grid,
         convention: AbstractConvention | None = None,
+        *,
+        noise: Diffusion | None = None,
     ):
         """**Arguments:**
 
         - `drift`: `b(theta) -> (d,)`, a constant of shape `(d,)`, `NegativeGradient(V)`, or `TimeDependent(f)` with
             `f(t, theta)`.
-        - `diffusion`: `D >= 0`: a scalar, shape `(d,)`, a callable `theta -> ()` or `(d,)`, or `TimeDependent`.
+        - `diffusion`: `D >= 0`: a scalar, shape `(d,)` or `(d, d)`, a callable of `theta` that returns one of these,
+            or `TimeDependent`.
         - `grid`: the cells and their boundaries.
         - `convention`: `Ito()`, `Stratonovich()` or `AntiIto()`; required as soon as `diffusion` is a callable.
+        - `noise`: `sigma` in `dX = b dt + sigma dW` instead, `D = sigma sigma'/2`; pass `None` for `diffusion`.  A
+            scalar, shape `(d,)` or `(d, m)` for `m` sources of noise, a callable or `TimeDependent`.
 
-        **Raises:** `ValueError` for wrong shapes or a missing convention; values that are not finite, or a negative
-        diffusion, are refused outside and inside `jit`.
+        **Raises:** `ValueError` for wrong shapes, a missing convention, or `Stratonovich()` with a tensor as
+        `diffusion`, which does not determine it; values that are not finite, a negative diffusion, or a tensor more
+        anisotropic than the cells are refused outside and inside `jit`.
         """
+        if (diffusion is None) == (noise is None):
+            raise ValueError(
+                "Argument `diffusion` must be given or `noise`, but not both.  For noise: "
+                "`FokkerPlanck(drift, None, grid, convention, noise=sigma)`."
+            )
         if convention is None:
-            if callable(diffusion) or isinstance(diffusion, TimeDependent):
+            if any(callable(x) or isinstance(x, TimeDependent) for x in (diffusion, noise)):
                 raise ValueError(
                     "Argument `convention` must be Ito(), Stratonovich() or AntiIto() when `diffusion` is a function, "
                     "but it is None.  SGD noise is drawn at the start of a step: Ito()."
                 )
             convention = AntiIto()
+        drift = drift if callable(drift) or isinstance(drift, _NOUNS) else _constant(drift, "drift", grid)
+        if noise is not None:
+            if isinstance(convention, Stratonovich) and (callable(noise) or isinstance(noise, TimeDependent)):
+                # As an Ito equation with another drift: for a tensor there is no other way.
+                drift, convention = Corrected(drift, stratonovich_drift(noise, grid)), Ito()
+            diffusion = diffusion_of(noise, grid)
+        elif not (callable(diffusion) or isinstance(diffusion, TimeDependent)):
+            diffusion = _constant(diffusion, "diffusion", grid, tensor=True)
         self.grid = grid
         self.convention = convention
-        drift = drift if callable(drift) or isinstance(drift, _NOUNS) else _constant(drift, "drift", grid)
-        if not (callable(diffusion) or isinstance(diffusion, TimeDependent)):
-            diffusion = _constant(diffusion, "diffusion", grid)
         changes = is_time_dependent(drift) or is_time_dependent(diffusion)
         # Once the rates are known the functions are dropped: what is left are arrays, for jit, vmap and grad.
         self.coefficients = (drift, diffusion) if changes else None
-        self.rates = () if changes else _rates(drift, diffusion, grid, convention)
+        self.axis_rates, self.diagonals = ((), ()) if changes else discretise(drift, diffusion, grid, convention)
         self.log_gibbs = None
 
     @classmethod
@@ -106,9 +136,10 @@ class FokkerPlanck(AbstractGenerator):
 
         - `potential`: `V(theta) -> ()`, an array of values in the cells, or `TimeDependent`.
         - `temperature`: `kT > 0` in units of `V`; `TimeDependent(f)` with `f(t, theta)` constant in `theta` anneals.
-        - `mobility`: scalar or `(d,)`, positive.
+        - `mobility`: scalar or `(d,)`, positive; or a symmetric tensor `(d, d)`, no more anisotropic than the cells.
         """
-        mobility = positive(_constant(mobility, "mobility", grid), "mobility")
+        mobility = _constant(mobility, "mobility", grid, tensor=True)
+        mobility = positive(mobility, "mobility") if mobility.ndim < 2 else mobility
         drift = NegativeGradient(potential, mobility)
         if isinstance(temperature, TimeDependent):
             f = temperature.f
@@ -121,7 +152,7 @@ class FokkerPlanck(AbstractGenerator):
         self = cls(drift, mobility * temperature, grid, AntiIto())
         if self.time_dependent:
             return self
-        values = _potential_values(potential, grid)
+        values = potential_values(potential, grid)
         return eqx.tree_at(lambda g: g.log_gibbs, self, -values / temperature, is_leaf=lambda x: x is None)
 
     @property
@@ -138,116 +169,48 @@ class FokkerPlanck(AbstractGenerator):
         drift, diffusion = (freeze(c, t) for c in self.coefficients)
         return FokkerPlanck(drift, diffusion, self.grid, self.convention)
 
+    @property
+    def rates(self) -> tuple[AxisRates, ...]:
+        """Hopping rates along the axes, where they are all there is."""
+        if self.diagonals:
+            raise ValueError(
+                "This generator has a full-tensor diffusion and hops along diagonals too, which is not supported "
+                "here.  Turn the axes of the grid to those of the noise, or use `apply`, `adjoint` or `as_matrix`."
+            )
+        return self._static_rates()
+
+    def lines(self) -> tuple[Lines, ...]:
+        """The grid read along each axis, then along each diagonal: what a splitting sweeps over."""
+        axes = tuple(axis_lines(r, axis) for axis, r in enumerate(self._static_rates()))
+        return axes + tuple(diagonal_lines(r) for r in self.diagonals)
+
     def apply(self, p: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return sum(
-            (from_front(r.apply(to_front(p, i)), i) for i, r in enumerate(self._static_rates())), jnp.zeros_like(p)
-        )
+        along = [from_front(r.apply(to_front(p, i)), i) for i, r in enumerate(self._static_rates())]
+        return sum(along + [d.apply(p) for d in self.diagonals], jnp.zeros_like(p))
 
     def adjoint(self, u: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return sum(
-            (from_front(r.adjoint(to_front(u, i)), i) for i, r in enumerate(self._static_rates())), jnp.zeros_like(u)
-        )
+        along = [from_front(r.adjoint(to_front(u, i)), i) for i, r in enumerate(self._static_rates())]
+        return sum(along + [d.adjoint(u) for d in self.diagonals], jnp.zeros_like(u))
 
     def outflow(self) -> Float[Array, "*shape"]:
         leaving = [from_front(r.up + r.down, i) for i, r in enumerate(self._static_rates())]
-        return sum(leaving[1:], leaving[0])
+        return sum(leaving[1:] + [d.forward + d.backward for d in self.diagonals], leaving[0])
 
     def _static_rates(self) -> tuple[AxisRates, ...]:
         if self.time_dependent:
             raise ValueError("This generator depends on time, so it must be frozen before use: `generator.at(t)`.")
-        return self.rates
+        return self.axis_rates
 
 
-_NOUNS = (NegativeGradient, TimeDependent)
+_NOUNS = (Corrected, NegativeGradient, TimeDependent)
 
 
-def _constant(value: Shaped[ArrayLike, "..."] | Sequence, name: str, grid: Grid) -> Array:
+def _constant(value: Any, name: str, grid: Grid, tensor: bool = False) -> Array:
     value = jnp.asarray(value, grid.lower.dtype)
-    if value.shape not in ((), (grid.dim,)):
+    allowed = [(), (grid.dim,)] + [(grid.dim, grid.dim)] * tensor
+    if value.shape not in allowed:
+        more = f", one entry per axis, or {(grid.dim, grid.dim)}" if tensor else ", one entry per axis"
         raise ValueError(
-            f"Argument `{name}` must be a scalar or have shape ({grid.dim},), one entry per axis, but it has shape "
-            f"{value.shape}."
+            f"Argument `{name}` must be a scalar or have shape ({grid.dim},){more}, but it has shape {value.shape}."
         )
     return value
-
-
-def _component(value: Array, axis: int, per_axis: bool) -> Array:
-    return value[..., axis] if per_axis else value
-
-
-def _potential_values(potential: Any, grid: Grid) -> Array:
-    if callable(potential):
-        return finite(evaluate(potential, grid.points, "potential", [()]), "potential")
-    potential = jnp.asarray(potential)
-    if potential.shape != grid.shape:
-        raise ValueError(
-            f"Argument `potential` must be a callable or have the grid's shape {grid.shape}, but it has shape "
-            f"{potential.shape}."
-        )
-    return finite(potential.astype(grid.lower.dtype), "potential")
-
-
-def _rates(drift: Any, diffusion: Any, grid: Grid, convention: AbstractConvention) -> tuple[AxisRates, ...]:
-    """Face rates of each axis, from coefficients that no longer depend on time."""
-    vector, scalar = (grid.dim,), ()
-    potential: Any = _potential_values(drift.potential, grid) if isinstance(drift, NegativeGradient) else None
-
-    def diffusion_at(points, axis):
-        if not callable(diffusion):
-            value = diffusion if diffusion.ndim == 0 else diffusion[axis]
-            return jnp.broadcast_to(non_negative(value, "diffusion"), points.shape[:-1])
-        value = evaluate(diffusion, points, "diffusion", [scalar, vector])
-        return non_negative(_component(value, axis, value.ndim == points.ndim), "diffusion")
-
-    def drift_at(points, axis):
-        if not callable(drift):
-            value = finite(jnp.asarray(drift), "drift")
-            return jnp.broadcast_to(value if value.ndim == 0 else value[axis], points.shape[:-1])
-        return finite(evaluate(drift, points, "drift", [vector])[..., axis], "drift")
-
-    out = []
-    for axis, (low, high) in enumerate(grid.boundary):
-        h = grid.spacing[axis]
-        cells = to_front(grid.points, axis)
-        half = jnp.zeros(grid.dim, h.dtype).at[axis].set(h / 2).reshape((1,) * grid.dim + (-1,))
-        periodic = low == "periodic"
-        faces = (cells if periodic else cells[:-1]) + half
-        sides = [(low, cells[:1] - half, -1), (high, cells[-1:] + half, 1)]
-        ends = []
-        if isinstance(drift, NegativeGradient):
-            mobility = jnp.asarray(drift.mobility, h.dtype)
-            mobility = mobility if mobility.ndim == 0 else mobility[axis]
-            v = to_front(potential, axis)
-            drop = -mobility * (jnp.roll(v, -1, 0) - v if periodic else v[1:] - v[:-1])
-            for (side, points, _), inner in zip(sides, (v[:1], v[-1:]), strict=True):
-                if side == "absorbing" and not callable(drift.potential):
-                    raise ValueError(
-                        "Argument `potential` must be a callable on a grid with absorbing sides, where its value on "
-                        "the face is needed, but it is an array."
-                    )
-                outward = (
-                    -mobility * (finite(evaluate(drift.potential, points, "potential", [()]), "potential") - inner)
-                    if side == "absorbing"
-                    else None
-                )
-                ends.append(outward)
-        else:
-            drop = drift_at(faces, axis) * h
-            for side, points, sign in sides:
-                ends.append(sign * drift_at(points, axis) * h / 2 if side == "absorbing" else None)
-        at_low, at_high = (
-            None if end is None else (end, diffusion_at(points, axis))
-            for end, (_, points, _) in zip(ends, sides, strict=True)
-        )
-        out.append(
-            axis_rates(
-                drop,
-                diffusion_at(faces, axis),
-                diffusion_at(cells, axis),
-                (at_low, at_high),
-                h,
-                convention.weight,
-                periodic,
-            )
-        )
-    return tuple(out)

@@ -31,9 +31,9 @@ class EdgeJumps(AbstractJumps):
     ):
         if size < 1:
             raise ValueError(f"Argument `size` must be the number of states, at least 1, but it is {size}.")
-        ends = []
-        for x, name in ((source, "source"), (target, "target")):
-            x = jnp.asarray(x)
+        ends: list[Array] = []
+        for given, name in ((source, "source"), (target, "target")):
+            x = jnp.asarray(given)
             if x.ndim != 1 or not jnp.issubdtype(x.dtype, jnp.integer):
                 raise ValueError(
                     f"Argument `{name}` must be a vector of integers, one state for each edge, but it has shape "
@@ -41,23 +41,23 @@ class EdgeJumps(AbstractJumps):
                 )
             faults = [((x < 0) | (x >= size), "is not")]
             ends.append(require(x.astype(jnp.int32), name, f"lie between 0 and size - 1 = {size - 1}", faults))
-        source, target = ends
-        rate = jnp.asarray(rate)
-        rate = rate if jnp.issubdtype(rate.dtype, jnp.floating) else rate.astype(jnp.result_type(float))
-        if source.shape != target.shape or rate.shape not in ((), source.shape):
+        start, end = ends
+        rates = jnp.asarray(rate)
+        rates = rates if jnp.issubdtype(rates.dtype, jnp.floating) else rates.astype(jnp.result_type(float))
+        if start.shape != end.shape or rates.shape not in ((), start.shape):
             raise ValueError(
                 f"Argument `target` must have the shape of `source`, one state for each edge, as `rate` must, but "
-                f"their shapes are {source.shape}, {target.shape} and {rate.shape}."
+                f"their shapes are {start.shape}, {end.shape} and {rates.shape}."
             )
         remedy = "Leave the edge out: it changes nothing."
-        target = require(target, "target", "differ from `source`", [(target == source, "is the same state")], remedy)
-        rate = jnp.broadcast_to(non_negative(rate, "rate"), source.shape)
-        exits = non_negative(jnp.asarray(exits, rate.dtype), "exits")
-        if exits.shape not in ((), (size,)):
-            raise ValueError(f"Argument `exits` must be a number or have shape ({size},), but it has {exits.shape}.")
-        order = jnp.argsort(source, stable=True)
-        self.source, self.target, self.rate = source[order], target[order], rate[order]
-        self.exits = jnp.broadcast_to(exits, (size,))
+        end = require(end, "target", "differ from `source`", [(end == start, "is the same state")], remedy)
+        rates = jnp.broadcast_to(non_negative(rates, "rate"), start.shape)
+        lost = non_negative(jnp.asarray(exits, rates.dtype), "exits")
+        if lost.shape not in ((), (size,)):
+            raise ValueError(f"Argument `exits` must be a number or have shape ({size},), but it has {lost.shape}.")
+        order = jnp.argsort(start, stable=True)
+        self.source, self.target, self.rate = start[order], end[order], rates[order]
+        self.exits = jnp.broadcast_to(lost, (size,))
         self.leaving = self._per_source(self.rate) + self.exits
 
     def _per_source(self, values: Float[Array, " edges"]) -> Float[Array, " n"]:

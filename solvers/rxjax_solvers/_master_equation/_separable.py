@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -118,7 +119,8 @@ class SeparableJumps(AbstractJumps):
     def _sizes(self) -> tuple[int, ...]:
         """Lengths of the transforms: room for what jumps off an axis that does not wrap."""
         axes = zip(self.leave.shape, self.reach, self.periodic, strict=True)
-        return tuple(n if wraps else scipy.fft.next_fast_len(n + min(w, n - 1), real=True) for n, w, wraps in axes)
+        fast: Any = scipy.fft.next_fast_len
+        return tuple(n if wraps else fast(n + min(w, n - 1), real=True) for n, w, wraps in axes)
 
     def _transformed(self) -> Array:
         sizes = self._sizes

@@ -1,6 +1,6 @@
 """Strang splitting over the axes of a grid."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import diffrax
@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from .._diagonals import Lines
+from .._fokker_planck import FokkerPlanck
 from .._generator import GeneratorTerm
-from .._grid import from_front, to_front
-from .._sweeps import implicit
+from .._sweeps import implicit, step_factor
 
 # SDIRK2 (Alexander 1977): R(z) = (1 + (1 - 2g) z) / (1 - g z)^2 with g = 1 - 1/sqrt(2) is L-stable and second order.
 _GAMMA = 1 - 2**-0.5
@@ -48,6 +49,9 @@ class ConvexInterpolation(diffrax.AbstractLocalInterpolation):
 
 class Strang(diffrax.AbstractAdaptiveSolver):
     """Splitting `exp(h W) ~ exp(h X/2) exp(h Y) exp(h X/2)` over the axes, each factor by two implicit sweeps.
+
+    The diagonals of a full-tensor diffusion are further factors of the splitting: it costs a sweep more for each, and
+    keeps mass, positivity and order.
 
     A step of length `h` is two such splittings of `h/2`; one of `h` beside them gives the error estimate, in any
     dimension, one included.  Second order, stable at any step, mass exact to rounding, never negative.  Works in
@@ -88,14 +92,22 @@ class Strang(diffrax.AbstractAdaptiveSolver):
         # diffeqsolve hands the term wrapped, to carry the direction of time.
         generator = getattr(terms, "term", terms).generator
         h = jnp.asarray(t1 - t0, y0.dtype)
-        dim = y0.ndim
+        if not isinstance(generator, FokkerPlanck):
+            raise ValueError(
+                "Argument `method` must not be Strang() for this generator, which has no axes to split: it is a "
+                f"{type(generator).__name__}.  Use Uniformization()."
+            )
         if generator.time_dependent:
             # The midpoint's generator serves a whole splitting: the exponential midpoint rule, second order.
-            quarters = [_relaxations(generator.at(t0 + share * (t1 - t0)).rates, h) for share in (0.25, 0.5, 0.75)]
-            first, full, second = quarters
+            times = (t0 + share * (t1 - t0) for share in (0.25, 0.5, 0.75))
+            all_lines = [generator.at(t).lines() for t in times]
+            dim = len(all_lines[0])
+            first, full, second = (_relaxations(lines, h) for lines in all_lines)
             raw = _splitting(second, _splitting(first, y0, dim, 0.5), dim, 0.5)
         else:
-            full = _relaxations(generator.rates, h)
+            lines = generator.lines()
+            dim = len(lines)
+            full = _relaxations(lines, h)
             # A loop over the two halves compiles half as much as writing both out.
             halves = _factored(full, dim, 0.5)
             raw, _ = lax.scan(lambda p, _: (_splitting(halves, p, dim, 0.5), None), y0, length=2)
@@ -111,21 +123,22 @@ class Strang(diffrax.AbstractAdaptiveSolver):
         return y1, error, dense_info, state, diffrax.RESULTS.successful
 
 
-def _relaxations(rates, h) -> Callable[[int, float], Callable[[Array], Array]]:
-    """`(axis, fraction) -> SDIRK2` of length `fraction * h` along that axis; each factored once, when first used."""
+def _relaxations(lines: Sequence[Lines], h) -> Callable[[int, float], Callable[[Array], Array]]:
+    """`(k, fraction) -> SDIRK2` of length `fraction * h` along `lines[k]`; each factored once, when first used."""
     made: dict[tuple[int, float], Callable] = {}
 
     def relax(axis: int, fraction: float):
         if (axis, fraction) not in made:
-            made[axis, fraction] = implicit(rates[axis], _GAMMA * fraction * h)
+            tau = _GAMMA * fraction * h
+            made[axis, fraction] = implicit(lines[axis].rates, tau, step_factor(lines[axis].rates, tau))
         sweep = made[axis, fraction]
 
         def apply(p):
-            p = to_front(p, axis)
+            p = lines[axis].enter(p)
             u = sweep(p)
             v = sweep(u)
             # R(z) = ((1 - g) s^2 - (1 - 2g) s)/g with s = 1/(1 - g z), and g = 1 - 1/sqrt(2).
-            return from_front((1 + 2**0.5) * v - 2**0.5 * u, axis)
+            return lines[axis].leave((1 + 2**0.5) * v - 2**0.5 * u)
 
         return apply
 

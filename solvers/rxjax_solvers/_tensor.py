@@ -1,0 +1,59 @@
+"""A diffusion tensor as hops to neighbouring cells, along the axes and along the diagonals of pairs of axes.
+
+`D_ij d_i d_j = sum_e r_e (e.grad)^2` over the hops `e`: `h_i` along an axis, `h_i +- h_j` along a diagonal.  The
+diagonal whose sign is that of `D_ij` has `r = |D_ij|/(h_i h_j)`, and the axis keeps
+`r_i h_i^2 = D_ii - sum_j |D_ij| h_i/h_j`, which must not be negative.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._checks import is_traced, require
+
+
+def check_tensor(tensor: Float[Array, "*shape d d"], h: Float[Array, " d"], name: str) -> Float[Array, "*shape d d"]:
+    """`tensor` if it is finite, symmetric and no more anisotropic than the cells, so that no hop has a negative rate.
+
+    **Raises:** a sentence that names the worst tensor, the spacing and the remedy, outside and inside `jit`.
+    """
+    rest = jnp.stack([along_axis(tensor, h, i) for i in range(h.shape[0])], axis=-1)
+    diagonal = jnp.diagonal(tensor, axis1=-2, axis2=-1)
+    # A degenerate tensor, noise along a diagonal of the cells, lies on the limit.
+    tolerance = 64 * jnp.finfo(tensor.dtype).eps
+    skew = jnp.abs(tensor - jnp.swapaxes(tensor, -1, -2))
+    largest = jnp.max(jnp.abs(tensor), axis=(-2, -1), keepdims=True)
+    short = rest < -tolerance * jnp.abs(diagonal)
+    shown = None
+    if not is_traced(tensor, h):
+        worst = int(np.argmin(np.min(np.asarray(rest), axis=-1)))
+        worst_tensor = np.asarray(tensor).reshape(-1, *tensor.shape[-2:])[worst]
+        text = lambda x: np.array2string(np.asarray(x), precision=4, separator=", ").replace("\n", "")
+        shown = f"{text(worst_tensor)} on cells of {text(h)}"
+    faults = [
+        (~jnp.isfinite(tensor), "is not finite"),
+        (skew > tolerance * largest, "is not symmetric"),
+        (diagonal < 0, "has a negative diagonal"),
+        (short, "is more anisotropic than the cells"),
+    ]
+    remedy = (
+        "Hops to neighbouring cells would need a negative rate.  Take cells with h_i/h_j = sqrt(D_ii/D_jj), which in "
+        "two dimensions is always enough, or turn the axes of the grid to those of the noise and give a diagonal."
+    )
+    must = "be symmetric with D_ii >= sum of |D_ij| h_i/h_j over the other axes j"
+    return require(tensor, name, must, faults, remedy, shown)
+
+
+def along_axis(tensor: Float[Array, "*shape d d"], h: Float[Array, " d"], axis: int) -> Float[Array, "*shape"]:
+    """What the hops along an axis keep of the tensor, in theta^2/time."""
+    others = [j for j in range(h.shape[0]) if j != axis]
+    taken = [jnp.abs(tensor[..., axis, j]) * h[axis] / h[j] for j in others]
+    return sum(map(jnp.negative, taken), tensor[..., axis, axis])
+
+
+def along_diagonal(
+    tensor: Float[Array, "*shape d d"], h: Float[Array, " d"], axes: tuple[int, int], sign: int
+) -> Float[Array, "*shape"]:
+    """Rate of the hops along the diagonal of two axes, forth and back each."""
+    i, j = axes
+    return jnp.maximum(sign * tensor[..., i, j], 0) / (h[i] * h[j])
