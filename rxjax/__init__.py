@@ -41,6 +41,7 @@ from ._flow_field import flow_field as flow_field, log_total_rate as log_total_r
 from ._hyperparameters import Hyperparameters as Hyperparameters
 from ._jump_rate import JumpRate as JumpRate, jump_rate as jump_rate
 from ._minima import Minima as Minima, find_minima as find_minima
+from ._minima_network import minima_network as minima_network
 from ._minima_statistics import (
     BarrierFit as BarrierFit,
     MinimaDensity as MinimaDensity,

@@ -16,6 +16,16 @@ from ._fokker_planck import FokkerPlanck as FokkerPlanck
 from ._generator import AbstractGenerator as AbstractGenerator, GeneratorTerm as GeneratorTerm
 from ._grid import Grid as Grid
 from ._master_equation import MasterEquation as MasterEquation, SeparableRate as SeparableRate
+from ._particles import (
+    Ensemble as Ensemble,
+    ExitTimes as ExitTimes,
+    Jumps as Jumps,
+    Paths as Paths,
+    gillespie as gillespie,
+    langevin as langevin,
+    sample_exit_times as sample_exit_times,
+    sgd_ensemble as sgd_ensemble,
+)
 from ._results import RESULTS as RESULTS
 from ._shift_invert import ShiftInvert as ShiftInvert
 from ._solution import Solution as Solution

@@ -1,0 +1,59 @@
+"""The minima of a landscape as the states of a master equation."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import ArrayLike
+
+from rxjax_solvers import MasterEquation
+
+from ._barriers import Barriers
+from ._escape import log_kramers_time
+from ._limits import exponential
+from ._minima import Minima
+
+
+def minima_network(
+    landscape: Callable, minima: Minima, barriers: Barriers, temperature: ArrayLike, *, k: ArrayLike = 1.0
+) -> MasterEquation:
+    r"""Hopping between minima at the rates of Eyring and Kramers, one edge each way for every saddle.
+
+    $$w_{a \to b} = \frac{|\lambda_s|}{2\pi} \sqrt{\frac{\det H_a}{|\det H_s|}}\; e^{-(L_s - L_a)/kT}$$
+
+    the inverse of [`kramers_time`][], for $dX = -\nabla L\,dt + \sqrt{2kT}\,dW$; two saddles between the same minima
+    add up.  It obeys detailed balance with the weights $e^{-L_a/kT}/\sqrt{\det H_a}$ of the wells.
+
+    **Arguments:**
+
+    - `landscape`, `minima`, `barriers`: as given to and returned by [`find_minima`][] and [`find_barriers`][].
+    - `temperature`: $T > 0$, a number; `jax.vmap` for a sweep.
+    - `k`: scaling constant.
+
+    **Returns:** a `rxjax.solvers.MasterEquation` without a grid; state `i` is row `i` of `minima`, and time is learning
+    rate x steps.  Differentiable in the temperature and the landscape's parameters.
+
+    **How it fails:** as [`kramers_time`][] does, with barriers below $5\,kT$; and what is not on the list is not in
+    the network: look at `barriers.stats["components"]`, which should be 1.
+
+    !!! example
+
+        ```python
+        >>> import rxjax as rx
+        >>> well = rx.landscapes.DoubleWell(barrier=0.25)
+        >>> minima = rx.find_minima(well)
+        >>> W = rx.minima_network(well, minima, rx.find_barriers(well, minima), 0.05)
+        >>> print((1 / W.outflow()).round(1))
+        [659.4 659.4]
+
+        ```
+    """
+    log_time = lambda a, s: log_kramers_time(landscape, a, s, temperature, k=k)
+    first, second = barriers.pairs[:, 0], barriers.pairs[:, 1]
+    source, target = jnp.concatenate([first, second]), jnp.concatenate([second, first])
+    saddles = jnp.concatenate([barriers.saddles, barriers.saddles])
+    if not source.shape[0]:
+        rates = jnp.zeros((0,), minima.energies.dtype)
+    else:
+        rates = exponential(-jax.vmap(log_time)(minima.points[source], saddles))
+    return MasterEquation.from_edges(source, target, rates, minima.points.shape[0])

@@ -1,0 +1,98 @@
+"""A stochastic differential equation as particles need it: Ito, with a matrix for the noise."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._checks import finite, non_negative
+from .._coefficients import NegativeGradient, TimeDependent
+from .._convention import AbstractConvention, AntiIto, Ito
+
+Coefficient = Any
+
+
+def ito_form(
+    drift: Coefficient, diffusion: Coefficient, noise: Coefficient, convention: AbstractConvention | None, dim: int
+) -> tuple[Callable, Callable]:
+    """`b(t, theta) -> (d,)` and `sigma(t, theta) -> (d, m)` of `dX = b dt + sigma dW` in Ito's sense."""
+    if (diffusion is None) == (noise is None):
+        raise ValueError("Argument `diffusion` must be given or `noise`, but not both.")
+    given = diffusion if noise is None else noise
+    varies = callable(given) or isinstance(given, TimeDependent)
+    if convention is None:
+        if varies:
+            raise ValueError(
+                "Argument `convention` must be Ito(), Stratonovich() or AntiIto() when the noise is a function, but it "
+                "is None.  SGD noise is drawn at the start of a step: Ito()."
+            )
+        convention = AntiIto()
+    if not varies and noise is None:
+        given = jnp.asarray(given)
+        given = non_negative(given, "diffusion") if given.ndim < 2 else finite(given, "diffusion")
+    given = _function(given)
+
+    def sigma(t, theta):
+        value = jnp.asarray(given(t, theta), theta.dtype)
+        if value.ndim > 2 or (value.ndim and value.shape[0] != dim):
+            raise ValueError(
+                f"Argument `{'diffusion' if noise is None else 'noise'}` must be a scalar or have {dim} rows, but it "
+                f"has shape {value.shape}."
+            )
+        if value.ndim < 2:
+            value = jnp.broadcast_to(value, (dim,))
+            return jnp.diag(value if noise is not None else jnp.sqrt(2 * value))
+        return value if noise is not None else _root(2 * value)
+
+    force = _drift(drift)
+    if not varies or isinstance(convention, Ito):
+        return force, sigma
+
+    def correction(t, theta):
+        if isinstance(convention, AntiIto):
+            half = lambda x: sigma(t, x) @ sigma(t, x).T / 2
+            return jnp.einsum("ijj->i", jax.jacfwd(half)(theta))
+        return jnp.einsum("ikj,jk->i", jax.jacfwd(lambda x: sigma(t, x))(theta), sigma(t, theta)) / 2
+
+    return lambda t, theta: force(t, theta) + correction(t, theta), sigma
+
+
+def _function(coefficient: Coefficient) -> Callable[[Array, Array], Array]:
+    if isinstance(coefficient, TimeDependent):
+        return coefficient.f
+    if callable(coefficient):
+        return lambda _, theta: coefficient(theta)
+    return lambda _, theta: jnp.asarray(coefficient, theta.dtype)
+
+
+def _drift(drift: Coefficient) -> Callable[[Array, Array], Array]:
+    if not isinstance(drift, NegativeGradient):
+        f = _function(drift)
+        return lambda t, theta: jnp.broadcast_to(jnp.asarray(f(t, theta), theta.dtype), theta.shape)
+    if not callable(drift.potential) and not isinstance(drift.potential, TimeDependent):
+        raise ValueError("Argument `drift` must have a callable potential for particles, but it is an array of cells.")
+    potential = _function(drift.potential)
+    mobility = drift.mobility
+
+    def f(t, theta):
+        m = jnp.asarray(mobility, theta.dtype)
+        slope = jax.grad(lambda x: potential(t, x))(theta)
+        return -(m @ slope if m.ndim == 2 else m * slope)
+
+    return f
+
+
+def _root(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """A lower triangular root of a positive semi-definite matrix, with zeros for directions without noise."""
+    n = matrix.shape[0]
+    rows = [[jnp.zeros((), matrix.dtype)] * n for _ in range(n)]
+    for j in range(n):
+        pivot = matrix[j, j] - sum(rows[j][k] ** 2 for k in range(j))
+        noisy = pivot > 0
+        root = jnp.sqrt(jnp.where(noisy, pivot, 1))
+        for i in range(j, n):
+            rest = matrix[i, j] - sum(rows[i][k] * rows[j][k] for k in range(j))
+            rows[i][j] = jnp.where(noisy, rest / root, 0)
+    return jnp.stack([jnp.stack(row) for row in rows])

@@ -1,0 +1,236 @@
+"""Particles against densities and closed forms: Langevin paths, jump processes, real SGD, exit times."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from systems import JUMP_SYSTEMS, ExclusionProcess
+
+import rxjax as rx
+import rxjax_solvers as rxs
+
+KEY = jax.random.key(7)
+
+
+def test_langevin_has_the_density_of_fokker_planck():
+    """Position-dependent noise under each convention: mean and spread as the generator's, within sampling error."""
+    D, b = lambda x: 0.2 + 0.3 * jnp.tanh(x[0]), lambda x: -x
+    grid, ts, n = rxs.Grid(-5, 5, 200), jnp.array([0.0, 0.4]), 20_000
+    x = np.asarray(grid.axes[0])
+    conventions = (rxs.Ito(), rxs.Stratonovich(), rxs.AntiIto())
+
+    @jax.jit
+    def densities():
+        run = lambda c: rxs.uniformization(rxs.FokkerPlanck(b, D, grid, c), grid.gaussian(0.5, 0.3), ts, 1e-6)[0][1]
+        return [run(c) for c in conventions]
+
+    @jax.jit
+    def ends(x0):
+        run = lambda c: rxs.langevin(b, D, x0, ts, KEY, dt=0.02, convention=c).xs[1, :, 0]
+        return [run(c) for c in conventions]
+
+    with rxs.checks_off():
+        ps, samples = densities(), ends(0.5 + 0.3 * jax.random.normal(KEY, (n, 1)))
+    means = []
+    for p, sample in zip(ps, samples, strict=True):
+        h = float(grid.spacing[0])
+        mean, square = np.sum(x * p) * h, np.sum(x**2 * p) * h
+        std = np.sqrt(square - mean**2)
+        assert abs(np.mean(sample) - mean) < 4 * std / np.sqrt(n) + 0.004
+        assert abs(np.std(sample) - std) < 4 * std / np.sqrt(2 * n) + 0.004
+        means.append(mean)
+    # The conventions differ by far more than that.
+    assert means[1] - means[0] > 0.03 and means[2] - means[1] > 0.03
+
+
+def test_langevin_in_two_dimensions():
+    """A degenerate tensor, a gradient drift with a tensor mobility, time dependence; the key decides the path."""
+    tensor = jnp.array([[0.5, 0.5], [0.5, 0.5]])
+    drift = rxs.NegativeGradient(lambda x: jnp.sum(x**2) / 2, jnp.array([[1.0, 0.0], [0.0, 2.0]]))
+    x0, ts = jnp.ones((4000, 2)), jnp.array([0.0, 0.5])
+    run = jax.jit(lambda key: rxs.langevin(drift, tensor, x0, ts, key, dt=0.02).xs)
+    xs = run(KEY)
+    np.testing.assert_array_equal(xs, run(KEY))
+    np.testing.assert_allclose(np.mean(xs[1], axis=0), [0.98**25, 0.96**25], atol=0.05)
+    # d<xy>/dt = -3 <xy> + 2 D_xy for the deviations.
+    np.testing.assert_allclose(np.cov(xs[1].T)[0, 1], (1 - np.exp(-1.5)) / 3, atol=0.03)
+
+
+@pytest.mark.parametrize("system", JUMP_SYSTEMS, ids=lambda s: type(s).__name__)
+def test_gillespie_samples_the_master_equation(system):
+    params, n = jnp.array(system.params), 20_000
+    exact = np.asarray(system.exact(params))
+    ts = jnp.array([0.0, *system.ts])
+
+    @jax.jit
+    def paths(key):
+        return rxs.gillespie(system.generator(params), jnp.full(n, system.start, jnp.int32), ts, key)
+
+    with rxs.checks_off():
+        run = paths(KEY)
+    assert jnp.all(run.complete) and jnp.all(run.states[0] == system.start)
+    for states, p in zip(run.states[1:], exact, strict=True):
+        seen = np.bincount(np.asarray(states), minlength=p.size) / n
+        assert np.all(np.abs(seen - p) < 5 * np.sqrt(p * (1 - p) / n) + 2 / n)
+
+
+def test_gillespie_on_a_grid_and_out_of_it():
+    """Jumps within a radius, by stencil and Fourier form: the same law as the generator's, exits counted as -1."""
+    grid = rxs.Grid(0, 4, 16, boundary=[("reflecting", "absorbing")])
+    rate = rx.jump_rate(lambda x: 0.3 * x[0], 1.0, rx.proposals.Box(1.0), law=rx.Symmetric(), tau0=0.2)
+    n, ts = 10_000, jnp.array([0.0, 1.5])
+
+    @jax.jit
+    def run(key):
+        out = []
+        for fft in (False, True):
+            W = rxs.MasterEquation.from_rates(rate, grid, reach=4, fft=fft)
+            p0 = grid.normalize(jnp.zeros(16).at[9].set(1.0))
+            p = rxs.uniformization(W, p0, ts, 1e-8, differentiate="forward")[0][1]
+            out.append((p * grid.cell_volume, rxs.gillespie(W, jnp.full(n, 9), ts, key).states[1]))
+        return out
+
+    with rxs.checks_off():
+        results = run(KEY)
+    for p, states in results:
+        p = np.append(np.asarray(p), 1 - np.sum(p))
+        seen = np.bincount(np.where(states < 0, 16, states), minlength=17) / n
+        assert p[-1] > 0.05 and np.all(np.abs(seen - p) < 5 * np.sqrt(p / n))
+
+
+def test_exclusion_process_carries_its_current():
+    """Case 16 by paths: the current in the long run, and a budget of jumps that is reported when it is spent."""
+    system = ExclusionProcess()
+    W = system.generator(jnp.ones(2))
+    run = jax.jit(lambda k: rxs.gillespie(W, jnp.zeros(2000, int), jnp.array([0.0, 60.0]), k))(KEY)
+    entering = np.mean(np.asarray(run.states[1]) % 2 == 0)
+    assert abs(entering - 2 / 7) < 0.05
+    short = rxs.gillespie(W, jnp.zeros(3, int), jnp.array([0.0, 60.0]), KEY, max_jumps=5)
+    assert not jnp.any(short.complete) and jnp.all(short.jumps == 5)
+
+
+def test_exit_times_with_the_bridge():
+    """Case 9: mean 1, variance 2/3, survival, at a coarse step; without the bridge the mean is 20 % too long."""
+    n = 40_000
+    sides = lambda x: jnp.stack([1 - x[0], 1 + x[0]])
+    run = lambda bridge: rxs.sample_exit_times(
+        jnp.zeros(1), 0.5, sides, jnp.zeros((n, 1)), KEY, dt=0.05, max_time=20.0, bridge=bridge
+    )
+    with rxs.checks_off():
+        exits, plain = jax.jit(lambda: (run(True), run(False)))()
+    assert np.all(exits.exited) and np.all(np.asarray(exits.times) > 0)
+    assert abs(np.mean(exits.times) - 1) < 0.016 and abs(np.var(exits.times) - 2 / 3) < 0.03
+    for t, survival in ((0.25, 0.9089994762), (1.0, 0.3707774298), (2.0, 0.1079770444)):
+        assert abs(np.mean(np.asarray(exits.times) > t) - survival) < 4 * np.sqrt(survival * (1 - survival) / n) + 0.002
+    assert np.mean(plain.times) > 1.15
+    short = rxs.sample_exit_times(jnp.zeros(1), 0.5, sides, jnp.zeros((100, 1)), KEY, dt=0.05, max_time=0.1)
+    assert not np.all(short.exited) and np.max(short.times) <= 0.1
+
+
+def variance(loss, eta, steps, saves, n=4000, **options):
+    runs = rxs.sgd_ensemble(
+        loss, jnp.zeros((n, 1)), steps, KEY, learning_rate=eta, save_every=(steps // saves), **options
+    )
+    return jnp.mean(runs.thetas[saves // 2 :] ** 2)
+
+
+def test_sgd_on_a_quadratic():
+    """Cases 17, 18 and 20: stationary variances of discrete steps, within 3 %."""
+    loss = lambda theta: jnp.sum(theta**2) / 2
+    noise = lambda theta, key: jax.random.normal(key, theta.shape)
+    plain = jax.jit(lambda eta: variance(loss, eta, 200, 40, noise=noise))
+    for eta in (0.1, 0.5, 1.5):
+        np.testing.assert_allclose(plain(eta), eta / (2 - eta), rtol=0.03)
+    heavy = jax.jit(lambda eta: variance(loss, eta, 400, 40, noise=noise, momentum=0.9))
+    for eta, expected in ((0.1, 0.51351), (1.0, 6.7857)):
+        np.testing.assert_allclose(heavy(eta), expected, rtol=0.03)
+    h, c = jnp.array([0.1, 0.5, 2.0]), jnp.array([3.0, 1.0, 0.2])
+    three = rxs.sgd_ensemble(
+        lambda x: jnp.sum(h * x**2) / 2,
+        jnp.sqrt(0.1 * c / (h * (2 - 0.1 * h)))[None] * jax.random.normal(KEY, (20_000, 3)),
+        100,
+        KEY,
+        learning_rate=0.1,
+        noise=lambda x, key: jnp.sqrt(c) * jax.random.normal(key, (3,)),
+        save_every=100,
+    ).thetas[-1]
+    np.testing.assert_allclose(jnp.mean(jnp.sum(h[None] * three**2, axis=1)) / 2, 0.10657, rtol=0.03)
+
+
+def test_sgd_on_a_regression():
+    """Case 19: fresh Gaussian data, noise that grows with the error."""
+
+    def make(B):
+        def noise(theta, key):
+            a, b = jax.random.split(key)
+            x, e = jax.random.normal(a, (B,)), jax.random.normal(b, (B,))
+            return (jnp.mean(x**2) - 1) * theta - jnp.mean(x * e)
+
+        return noise
+
+    loss = lambda theta: jnp.sum(theta**2) / 2
+    for eta, B, expected in ((0.1, 8, 0.006667), (0.4, 32, 0.007937)):
+        out = jax.jit(lambda eta, B=B: variance(loss, eta, 120, 30, n=3000, noise=make(B)))(eta)
+        np.testing.assert_allclose(out, expected, rtol=0.03)
+
+
+def test_sgd_on_a_finite_set():
+    """Case 25: the variance by the way batches are drawn, relative to eta C/(2h)."""
+    eta, N, B = 0.02, 64, 8
+    data = jax.random.normal(KEY, (N,))
+    data = (data - jnp.mean(data)) / jnp.std(data)
+    loss = lambda theta, example: jnp.sum(theta**2) / 2 + jnp.sum(example * theta)
+    scale = eta / B / 2
+    for sampling, expected, steps in (
+        ("with_replacement", 1.0, 320),
+        ("without_replacement", 0.889, 320),
+        ("epoch", 0.052, 320),
+    ):
+        run = lambda s=sampling, n=steps: variance(
+            lambda *a: loss(*a), eta, n, 64, n=1500 if s != "epoch" else 400, data=data, batch_size=B, sampling=s
+        )
+        value = float(jax.jit(run)()) / scale
+        # Started at zero: what is still missing of a linear relaxation is known.
+        missing = np.mean((1 - eta) ** (2 * np.arange(160, 321, 5)))
+        np.testing.assert_allclose(value / (1 - missing if sampling != "epoch" else 1.0), expected, rtol=0.05)
+
+
+def test_minima_network():
+    """Cases 3 and 12: the exact passage times divided by the known errors of Kramers' formula."""
+    well = rx.landscapes.DoubleWell(barrier=0.25)
+    minima = rx.find_minima(well)
+    barriers = rx.find_barriers(well, minima)
+    times = 1 / rx.minima_network(well, minima, barriers, 0.025).outflow()
+    np.testing.assert_allclose(times, 102108.3655 / 1.04340, rtol=1e-4)
+    tang = rx.landscapes.StyblinskiTang(2)
+    minima = rx.find_minima(tang)
+    W = rx.minima_network(tang, minima, rx.find_barriers(tang, minima), 4.0)
+    assert W.shape == (4,) and W.jumps.rate.shape == (8,)
+    matrix = np.asarray(W.as_matrix())
+    # The highest of the four falls over either of two saddles 25.2251 above it; corrections in kT are left out.
+    curvature = lambda x: 6 * x**2 - 16
+    single = np.sqrt(curvature(2.74680) * -curvature(0.15673)) / (2 * np.pi) * np.exp(-25.2251 / 4)
+    np.testing.assert_allclose(-matrix[3, 3], 2 * single, rtol=1e-3)
+    weights = np.exp(-np.asarray(minima.energies) / 4) / np.sqrt(np.prod(minima.hessian_eigenvalues, axis=1))
+    np.testing.assert_allclose(matrix @ weights, 0, atol=1e-8 * np.max(np.abs(matrix)) * np.max(weights))
+
+
+def test_refusals():
+    loss, x0 = lambda theta: jnp.sum(theta**2), jnp.zeros((2, 1))
+    ensemble = lambda **k: rxs.sgd_ensemble(loss, x0, 4, KEY, **({"learning_rate": 0.1} | k))
+    noise = lambda theta, key: theta
+    for bad, words in [
+        (lambda: ensemble(), "`data` must be given, with a loss of one example, or `noise`"),
+        (lambda: ensemble(noise=noise, sampling="random"), "`sampling` must be one of"),
+        (lambda: ensemble(noise=noise, save_every=3), "`num_steps` must be a positive multiple of `save_every`"),
+        (lambda: ensemble(noise=noise, learning_rate=-1.0), "`learning_rate` must be positive"),
+        (lambda: ensemble(noise=noise, momentum=1.0), r"`momentum` must lie in \[0, 1\)"),
+        (lambda: ensemble(data=jnp.ones(3), batch_size=4), "`batch_size` must lie between 1 and .* 3"),
+        (lambda: ensemble(data=(jnp.ones(3), jnp.ones(2)), batch_size=1), "`data` must have one number of examples"),
+        (lambda: rxs.langevin(loss, -1.0, x0, jnp.arange(2.0), KEY, dt=0.1), "`diffusion` must be non-negative"),
+        (lambda: rxs.langevin(loss, loss, x0, jnp.arange(2.0), KEY, dt=0.1), "`convention` must be Ito"),
+        (lambda: rxs.langevin(loss, None, x0, jnp.arange(2.0), KEY, dt=0.1), "`diffusion` must be given or `noise`"),
+        (lambda: rxs.langevin(loss, 1.0, x0, jnp.arange(2.0), KEY, dt=0.0), "`dt` must be positive"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            bad()
