@@ -304,9 +304,11 @@ def test_float32(float32):
         else:
             expected = G @ G / (G @ H @ G + np.trace(H @ C))
         assert float(got) == pytest.approx(expected, rel=1e-5)
-    best = optimal_learning_rate_integral(
-        quadratic, jnp.asarray(START, jnp.float32), SGDProposal(g, c), (0.05, 2.0), method="quadrature", num_rates=9
-    )
+    start = jnp.asarray(START, jnp.float32)
+    options: dict[str, Any] = {"method": "quadrature", "num_rates": 9}
+    best = jax.jit(
+        lambda start: optimal_learning_rate_integral(quadratic, start, SGDProposal(g, c), (0.05, 2.0), **options)
+    )(start)
     assert best.learning_rate.dtype == jnp.float32
     assert float(best.learning_rate) == pytest.approx(G @ G / (G @ H @ G + np.trace(H @ C)), rel=1e-4)
     # Low precision is summed in float32.
