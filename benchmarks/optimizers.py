@@ -139,13 +139,14 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def study(fast, minutes):
+def study(fast, minutes, only):
     """Run what is missing until the time is over."""
     end = time.monotonic() + 60 * minutes
     name, factor = ("fast", 1) if fast else ("full", 4)
     path = HERE / "optimizers.csv"
     done = {(r["study"], r["task"], r["optimizer"]) for r in read(path)}
     todo = [(t, o) for o in (*OURS, "adamw", *PEERS, "adam") for t in TASKS if (name, t, o) not in done]
+    todo = [(t, o) for t, o in todo if not only or o in only]
     for task_name, optimizer in todo:
         if time.monotonic() > end:
             break
@@ -157,7 +158,7 @@ def study(fast, minutes):
             writer.writerows([FIELDS, *rows] if new else rows)
         print(f"{task_name}, {optimizer}: {time.monotonic() - begin:.1f} s", flush=True)
     left = sum((name, t, o) not in {(r["study"], r["task"], r["optimizer"]) for r in read(path)} for t, o in todo)
-    print(f"{left} of {len(TASKS) * len([*OURS, *REFERENCES, *PEERS])} runs are missing")
+    print(f"{left} of {len(TASKS) * (len(only) or len([*OURS, *REFERENCES, *PEERS]))} runs are missing")
 
 
 def timed_step(optimizer, sizes, batch):
@@ -200,6 +201,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fast", action="store_true", help="the short budgets, for two cores")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so many; run again to go on")
+    parser.add_argument("--only", nargs="*", default=[], help="these optimizers, by name")
     parser.add_argument("--time", action="store_true", help="measure step times only")
     parser.add_argument("--report", action="store_true", help="write optimizers.md from what is stored")
     arguments = parser.parse_args()
@@ -210,7 +212,7 @@ def main():
 
         write("optimizers.md", report(__doc__ or "", read(HERE / "optimizers.csv"), HERE / "optimizers_time.md"))
     else:
-        study(arguments.fast, arguments.minutes)
+        study(arguments.fast, arguments.minutes, arguments.only)
 
 
 if __name__ == "__main__":
