@@ -35,7 +35,7 @@ class _Fields:
 
     def __init__(self, drift: Any, diffusion: Any, grid: Grid):
         self.drift, self.correction = (drift.drift, drift.correction) if isinstance(drift, Corrected) else (drift, None)
-        self.diffusion = diffusion
+        self.diffusion: Any = diffusion
         self.grid = grid
         self.potential: Any = None
         self.mobility: Any = None
@@ -50,8 +50,8 @@ class _Fields:
             self.diffusion = check_tensor(self.diffusion, grid.spacing, "diffusion")
 
     def _shape_of_callable(self) -> tuple[int, ...]:
-        theta = jax.ShapeDtypeStruct((self.grid.dim,), self.grid.lower.dtype)
-        return getattr(jax.eval_shape(self.diffusion, theta), "shape", ())
+        theta, diffusion = jax.ShapeDtypeStruct((self.grid.dim,), self.grid.lower.dtype), self.diffusion
+        return getattr(jax.eval_shape(diffusion, theta), "shape", ())
 
     def _diffusion(self, points: Array) -> Array:
         dim = (self.grid.dim,)
@@ -193,7 +193,7 @@ def _axis(fields: _Fields, grid: Grid, axis: int, convention: AbstractConvention
     sides = [(low, cells[:1] - half, -1), (high, cells[-1:] + half, 1)]
     free = fields.potential is not None and fields.correction is None
     drop = 0.0 if free else fields.drift_along(faces, axis) * h
-    ends = [None, None]
+    ends: list[Any] = [None, None]
     for k, (side, points, sign) in enumerate(sides):
         if side == "absorbing":
             ends[k] = 0.0 if free else sign * fields.drift_along(points, axis) * h / 2
@@ -222,7 +222,7 @@ def _diagonal(fields: _Fields, grid: Grid, axes: tuple[int, int], sign: int, con
     """Hops along one diagonal, and where they lead out through absorbing sides: `(axis, low, high)` of exit rates."""
     steps = np.zeros(grid.dim, int)
     steps[list(axes)] = 1, sign
-    wraps = tuple(grid.boundary[axis][0] == "periodic" for axis in axes)
+    wraps = (grid.boundary[axes[0]][0] == "periodic", grid.boundary[axes[1]][0] == "periodic")
     in_cells = fields.across(grid.points, axes, sign)
     mobility = fields.mobility_across(axes, sign)
     exits = {axis: [jnp.zeros(grid.shape, in_cells.dtype)] * 2 for axis in axes}

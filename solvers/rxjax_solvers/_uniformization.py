@@ -52,7 +52,7 @@ class Uniformization(eqx.Module):
         >>> W = rxs.MasterEquation.from_edges([0, 1], [1, 0], [1.0, 3.0], size=2)
         >>> ps, result, stats = rxs.Uniformization().run(W, jnp.array([1.0, 0.0]), jnp.array([0.0, 0.5, 5.0]))
         >>> print(ps[:, 1].round(4), stats["num_steps"])  # (1 - exp(-4 t))/4
-        [0.     0.2162 0.25  ] 55
+        [0.     0.2162 0.25  ] 61
 
         ```
     """

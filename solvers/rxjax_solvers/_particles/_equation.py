@@ -59,7 +59,7 @@ def ito_form(
     return lambda t, theta: force(t, theta) + correction(t, theta), sigma
 
 
-def _function(coefficient: Coefficient) -> Callable[[Array, Array], Array]:
+def _function(coefficient: Coefficient) -> Callable:
     if isinstance(coefficient, TimeDependent):
         return coefficient.f
     if callable(coefficient):
@@ -67,7 +67,7 @@ def _function(coefficient: Coefficient) -> Callable[[Array, Array], Array]:
     return lambda _, theta: jnp.asarray(coefficient, theta.dtype)
 
 
-def _drift(drift: Coefficient) -> Callable[[Array, Array], Array]:
+def _drift(drift: Coefficient) -> Callable:
     if not isinstance(drift, NegativeGradient):
         f = _function(drift)
         return lambda t, theta: jnp.broadcast_to(jnp.asarray(f(t, theta), theta.dtype), theta.shape)
