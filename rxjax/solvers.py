@@ -39,6 +39,7 @@ from rxjax_solvers import (
     sample_exit_times as sample_exit_times,
     sgd_ensemble as sgd_ensemble,
     solve as solve,
+    spectrum as spectrum,
     stationary as stationary,
     transition_rate as transition_rate,
     uniformization as uniformization,

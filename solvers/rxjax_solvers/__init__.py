@@ -30,6 +30,7 @@ from ._results import RESULTS as RESULTS
 from ._shift_invert import ShiftInvert as ShiftInvert
 from ._solution import Solution as Solution
 from ._solve import solve as solve
+from ._spectrum import spectrum as spectrum
 from ._stationary import quasi_stationary as quasi_stationary, stationary as stationary
 from ._steppers import Strang as Strang
 from ._uniformization import Uniformization as Uniformization, uniformization as uniformization

@@ -135,5 +135,5 @@ def as_regions(generator: AbstractGenerator, target: Target | Sequence[Target] |
     """Every target of a sequence, or the one that is given, as a region."""
     if target is None:
         return []
-    targets = target if isinstance(target, (tuple, list)) else (target,)
+    targets: Any = target if isinstance(target, (tuple, list)) else (target,)
     return [region(generator, t, "target") for t in targets]

@@ -95,7 +95,7 @@ def solve(
         >>> sol = rxs.solve(W, grid.gaussian(-1, 0.2), jnp.linspace(0, 4, 3))
         >>> right = jnp.sum(sol.ps[:, 64:], axis=1) * grid.spacing[0]
         >>> [round(float(x), 3) for x in right]
-        [0.0, 0.414, 0.485]
+        [0.0, 0.171, 0.291]
 
         ```
     """

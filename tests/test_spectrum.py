@@ -1,0 +1,81 @@
+"""Spectra: closed forms, slow rates, driven processes, exclusion, outcomes, derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rxjax_solvers as rxs
+
+
+def test_oscillator_and_double_well():
+    """Cases 1 and 3: 0, -1, -2, ... and the slow rate of a double well, with its derivative."""
+
+    def run(D):
+        grid = rxs.Grid(-2.6, 2.6, 400)
+        W = rxs.FokkerPlanck.from_potential(lambda x: (x[0] ** 2 - 1) ** 2 / 4, grid, D)
+        values, modes = rxs.spectrum(W, 3)
+        defect = jax.vmap(W.apply)(modes) - values[:, None] * modes
+        return values[1], (values, jnp.sum(jnp.abs(defect), axis=1))
+
+    f = jax.jit(jax.value_and_grad(run, has_aux=True))
+    for D, exact in ((0.1, 0.0335452873), (0.05, 0.00277614064), (0.025, 1.958927e-5)):
+        (_, (values, defect)), slope = f(D)
+        assert values.dtype == jnp.float64 and abs(values[0]) == 0
+        np.testing.assert_allclose(-values[1], exact, rtol=1e-3)
+        assert jnp.max(defect) < 1e-9
+        up, down = (float(f(D * (1 + s))[0][0]) for s in (1e-4, -1e-4))
+        np.testing.assert_allclose(slope, (up - down) / (2e-4 * D), rtol=1e-5)
+    ou = rxs.FokkerPlanck.from_potential(lambda x: x[0] ** 2 / 2, rxs.Grid(-5.0, 5.0, 300), 0.5)
+    np.testing.assert_allclose(jax.jit(lambda: rxs.spectrum(ou, 4)[0])(), [0, -1, -2, -3], atol=4e-3)
+
+
+def test_slow_rate_keeps_its_relative_accuracy():
+    """60 kT: the rate is that of the passage time, 1e-27 beside rates of 1e3."""
+    grid = rxs.Grid(-1.3, 1.3, 41)
+    W = rxs.FokkerPlanck.from_potential(lambda x: (x[0] ** 2 - 1) ** 2 - 0.1 * x[0], grid, 1 / 60)
+    rate = -jax.jit(lambda: rxs.spectrum(W, 2)[0][1])()
+    cells = jnp.arange(41)
+    tau = rxs.mean_first_passage_time(W, cells == 36)[4]
+    assert tau > 1e20
+    np.testing.assert_allclose(rate * tau, 1, rtol=1e-3)
+
+
+def test_rotation():
+    """Case 2: -(1 ± 2i) m, complex pairs beside each other."""
+    grid = rxs.Grid(-4.5, 4.5, (40, 36))
+    drift = lambda x: jnp.array([-x[0] - 2 * x[1], 2 * x[0] - x[1]])
+    values = jax.jit(lambda: rxs.spectrum(rxs.FokkerPlanck(drift, jnp.array([1.0, 0.25]), grid), 4)[0])()
+    np.testing.assert_allclose(values, [0, -2, -1 + 2j, -1 - 2j], atol=0.15)
+    np.testing.assert_allclose(values[2], jnp.conj(values[3]), rtol=1e-9)
+
+
+def test_ring_has_a_closed_form():
+    """A driven ring of equal rates: its eigenvalues are sums of roots of unity; derivative in the rate."""
+    n, up, down = 12, 2.0, 0.5
+    at = jnp.arange(n)
+
+    def run(up):
+        rates = jnp.concatenate([jnp.full(n, up), jnp.full(n, down)])
+        W = rxs.MasterEquation.from_edges(
+            jnp.concatenate([at, at]), jnp.concatenate([(at + 1) % n, (at - 1) % n]), rates, size=n
+        )
+        values, _ = rxs.spectrum(W, 5)
+        return jnp.sum(values.real), values
+
+    (_, values), slope = jax.jit(jax.value_and_grad(run, has_aux=True))(up)
+    w = np.exp(2j * np.pi * np.arange(n) / n)
+    exact = up * (w - 1) + down * (1 / w - 1)
+    exact = exact[np.lexsort((-exact.imag, np.abs(exact)))][:5]
+    np.testing.assert_allclose(values, exact, atol=1e-9)
+    np.testing.assert_allclose(slope, np.sum(np.real(w[[0, 1, -1, 2, -2]] - 1)), rtol=1e-9)
+
+
+def test_absorbing_interval_and_outcomes():
+    W = rxs.FokkerPlanck(jnp.zeros(1), 0.5, rxs.Grid(-1.0, 1.0, 80, boundary="absorbing"))
+    values, _ = rxs.spectrum(W, 2)
+    np.testing.assert_allclose(values, [-(np.pi**2) / 8, -(np.pi**2) / 2], rtol=1e-3, atol=1e-9)
+    _, result = rxs.spectrum(W, 6, max_krylov=8, throw=False)
+    assert result == rxs.RESULTS.not_converged
+    with pytest.raises(ValueError, match="`k` must lie between 1 and the number of cells, 80, but it is 0"):
+        rxs.spectrum(W, 0)
