@@ -32,6 +32,7 @@ def test_hops_lines_and_matrix_are_one_generator(boundary):
         W = rxs.FokkerPlanck(rotation, tensor, grid)
         lines = sum(line.leave(line.rates.apply(line.enter(p))) for line in W.lines())
         gibbs = rxs.FokkerPlanck.from_potential(V, grid, 0.3, tensor)
+        assert gibbs.log_gibbs is not None
         defect = gibbs.apply(jnp.exp(gibbs.log_gibbs)) / jnp.max(jnp.exp(gibbs.log_gibbs) * gibbs.outflow())
         return W.as_matrix(), W.apply(p), W.adjoint(u), W.outflow(), lines, defect
 
