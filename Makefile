@@ -40,6 +40,7 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/flow.py
+	$(BIN)/python benchmarks/solvers.py
 	$(BIN)/python benchmarks/rates.py
 
 clean:

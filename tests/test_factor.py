@@ -20,7 +20,11 @@ CASES = [
 
 
 def generator(shape, boundary, strength=1.0):
+    """With hops along diagonals on a ring of two axes."""
     grid = rxs.Grid(-1.0, 1.5, shape, boundary=boundary)
+    if boundary == "periodic" and grid.dim == 2:
+        tensor = jnp.array([[0.4, 0.1], [0.1, 0.3]])
+        return rxs.FokkerPlanck(lambda x: strength * jnp.sin(3 * x), tensor, grid, rxs.AntiIto())
     diffusion = jnp.array([0.3, 0.5, 0.2])[: grid.dim]
     return rxs.FokkerPlanck(lambda x: strength * (jnp.sin(3 * x) + x[::-1]), diffusion, grid)
 

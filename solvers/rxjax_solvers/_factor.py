@@ -120,7 +120,7 @@ def assemble(generator: AbstractGenerator, regions: Sequence[Region], shift: Flo
 def factorable(generator: AbstractGenerator) -> bool:
     """Whether `factorize` takes a generator of this kind and size."""
     if isinstance(generator, FokkerPlanck):
-        return generator.size // max(generator.shape) <= _MAX_SEPARATOR and not getattr(generator, "diagonals", ())
+        return generator.size // max(generator.shape) <= _MAX_SEPARATOR
     return generator.size <= _MAX_STATES
 
 

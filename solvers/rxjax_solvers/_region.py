@@ -41,11 +41,12 @@ def region(generator: AbstractGenerator, target: Target, name: str) -> Region:
 
     The edge is found on the line between two neighbouring cells, and the rate across it is the exponentially fitted
     one of that shorter distance: hitting times are second order in the cell size (Gibou, Fedkiw, Cheng and Kang 2002).
+    With a full-tensor diffusion, whose hops along diagonals cross it too, the edge runs between the cells: first order.
     """
     extra = jnp.zeros(generator.shape, generator.outflow().dtype)
     if callable(target):
         members = _evaluate(target, generator, name)
-        if isinstance(generator, FokkerPlanck):
+        if isinstance(generator, FokkerPlanck) and not generator.diagonals:
             extra = _nearer(target, generator, members)
     else:
         members = jnp.asarray(target)

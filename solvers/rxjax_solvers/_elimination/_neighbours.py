@@ -18,19 +18,36 @@ def neighbour(field: Array, axis: int, step: int, periodic: bool, outside) -> Ar
     return from_front(f, axis)
 
 
+def hops(generator: FokkerPlanck) -> tuple[tuple[int, ...], ...]:
+    """The offsets of the hops along each axis, then along each diagonal; each has its opposite."""
+    dim = len(generator.shape)
+    out = [tuple(int(i == axis) for i in range(dim)) for axis in range(dim)]
+    for diagonal in generator.diagonals:
+        first, second = diagonal.axes
+        out.append(tuple(int(i == first) + diagonal.sign * int(i == second) for i in range(dim)))
+    return tuple(out)
+
+
 def kept_rates(
     generator: FokkerPlanck, loss: Float[Array, "*shape"], keep: Bool[Array, "*shape"]
 ) -> tuple[list[tuple[Array, Array]], Array]:
-    """Rates `(up, down)` along each axis among the kept cells, and what leaves them: `loss`, exits and the rest.
+    """Rates among the kept cells for each of `hops` and its opposite, and what leaves them: `loss`, exits, the rest.
 
     Cells that are not kept have no rates and lose 1.
     """
     pairs = []
-    for axis, rates in enumerate(generator.rates):
+    for axis, rates in enumerate(generator.axis_rates):
         pair = []
         for rate, step in ((rates.up, 1), (rates.down, -1)):
             rate = from_front(rate, axis)
             stays = keep & neighbour(keep, axis, step, rates.periodic, False)
+            loss = loss + jnp.where(stays, 0, rate)
+            pair.append(jnp.where(stays, rate, 0))
+        pairs.append((pair[0], pair[1]))
+    for diagonal in generator.diagonals:
+        pair = []
+        for rate, by in ((diagonal.forward, -1), (diagonal.backward, 1)):
+            stays = keep & (diagonal.shifted(keep.astype(rate.dtype), by) > 0)
             loss = loss + jnp.where(stays, 0, rate)
             pair.append(jnp.where(stays, rate, 0))
         pairs.append((pair[0], pair[1]))

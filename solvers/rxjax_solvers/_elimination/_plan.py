@@ -20,7 +20,7 @@ class Level(NamedTuple):
 
     - `separator`: (size, s), `ring`: (size, r), numbers of cells in C order.
     - `into`, `rate`: for each original rate between cells of a front, the flat place in the fronts (size, s+r, s+r),
-        target first, and the flat place in the rates (2 d, cells), axis by axis upwards then downwards.
+        target first, and the flat place in the rates (2 hops, cells), each hop followed by its opposite.
     - `first`, `second`: (size, s+r), where each cell of the front lies in the ring of either child, or the length of
         that ring where it does not; empty on the lowest level.
     """
@@ -34,10 +34,10 @@ class Level(NamedTuple):
 
 
 @functools.lru_cache(maxsize=16)
-def plan(shape: tuple[int, ...], periodic: tuple[bool, ...]) -> tuple[Level, ...]:
-    """The levels, the one to eliminate first first."""
+def plan(shape: tuple[int, ...], periodic: tuple[bool, ...], hops: tuple[tuple[int, ...], ...]) -> tuple[Level, ...]:
+    """The levels, the one to eliminate first first; `hops` are offsets to neighbours, each with its opposite."""
     cells = int(np.prod(shape))
-    neighbours = _neighbours(shape, periodic)
+    neighbours = _neighbours(shape, periodic, hops)
     levels, above = [], None
     for size, separator, ring in _boxes(shape, periodic, neighbours):
         front = _Front(size, separator, ring, cells)
@@ -55,18 +55,19 @@ def plan(shape: tuple[int, ...], periodic: tuple[bool, ...]) -> tuple[Level, ...
     return tuple(reversed(levels))
 
 
-def _neighbours(shape: tuple[int, ...], periodic: tuple[bool, ...]) -> list[np.ndarray]:
-    """The cell one up and one down each axis, -1 beyond a side."""
-    number = np.arange(int(np.prod(shape))).reshape(shape)
-    out = []
-    for axis in range(len(shape)):
+def _neighbours(
+    shape: tuple[int, ...], periodic: tuple[bool, ...], hops: tuple[tuple[int, ...], ...]
+) -> list[np.ndarray]:
+    """The cell where each hop and its opposite lead, -1 beyond a side."""
+    place, out = np.indices(shape).reshape(len(shape), -1), []
+    for hop in hops:
         for step in (1, -1):
-            there = np.roll(number, -step, axis)
-            if not periodic[axis]:
-                there = np.moveaxis(there.copy(), axis, 0)
-                there[-1 if step == 1 else 0] = -1
-                there = np.moveaxis(there, 0, axis)
-            out.append(there.ravel())
+            there = place + step * np.array(hop)[:, None]
+            beyond = np.zeros(place.shape[1], bool)
+            for axis, n in enumerate(shape):
+                beyond |= (not periodic[axis]) & ((there[axis] < 0) | (there[axis] >= n))
+                there[axis] %= n
+            out.append(np.where(beyond, -1, np.ravel_multi_index(tuple(there), shape)))
     return out
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 from .._fokker_planck import FokkerPlanck
 from ._base import AbstractElimination
 from ._gth import inverse
-from ._neighbours import kept_rates
+from ._neighbours import hops, kept_rates
 from ._plan import Level, plan
 
 
@@ -32,10 +32,12 @@ class DissectionElimination(AbstractElimination):
     fronts: tuple[Fronts, ...]
     shape: tuple[int, ...] = eqx.field(static=True)
     periodic: tuple[bool, ...] = eqx.field(static=True)
+    hops: tuple[tuple[int, ...], ...] = eqx.field(static=True)
 
     def __init__(self, generator: FokkerPlanck, loss: Float[Array, "*shape"], keep: Bool[Array, "*shape"]):
         self.shape = generator.shape
-        self.periodic = tuple(rates.periodic for rates in generator.rates)
+        self.periodic = tuple(rates.periodic for rates in generator.axis_rates)
+        self.hops = hops(generator)
         pairs, loss = kept_rates(generator, loss, keep)
         rates = jnp.concatenate([rate.ravel() for pair in pairs for rate in pair])
         # The cell that stands for none loses 1 and touches nothing.
@@ -48,7 +50,7 @@ class DissectionElimination(AbstractElimination):
 
     @property
     def _levels(self) -> tuple[Level, ...]:
-        return plan(self.shape, self.periodic)
+        return plan(self.shape, self.periodic, self.hops)
 
     def solve(self, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return self._run(b, [(f.inverted, f.onto, f.back) for f in self.fronts])
