@@ -7,7 +7,7 @@ from _bench import table
 
 PROTOCOL = {
     "fast": "Reduced for two cores: short budgets (150 to 1000 steps), networks of 40 to 4500 parameters.",
-    "full": "Budgets four times those of the fast study; of the peers only those below were run, of the references AdamW.",
+    "full": "Budgets four times those of the fast study; of peers and references only those below.",
 }
 
 
