@@ -25,7 +25,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q -m ""
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q -m "" --optimize
 
 # The oldest versions that pyproject.toml allows, where old packages warn about newer ones; needs uv.
 test-floors:

@@ -1,8 +1,8 @@
 """The solvers against their peers: seconds at equal error, on the same generator.  Writes solvers.md beside it.
 
 One core, float64, all rows of a job in one run.  Every peer is tuned to the stated error: the loosest tolerance, or the
-fewest steps, that reach it.  Ours runs with default options, after compilation.  `--only JOB` runs one job and keeps
-the rows of the others.
+fewest steps, that reach it.  Ours runs after compilation, with the method that the row names.  `--only JOB` runs one
+job and keeps the rows of the others.
 """
 
 from _bench import median_seconds, one_core, table, write

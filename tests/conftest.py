@@ -8,6 +8,27 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--optimize", action="store_true", help="compile all tests with XLA's optimisations, as users do")
+
+
+_UNOPTIMIZED = "jax_disable_most_optimizations"
+
+
+def pytest_configure(config):
+    # Compiling takes most of the time.  Where rounding under XLA's optimisations is the subject, and in all examples,
+    # they are on; `make test-all` has them on everywhere.
+    jax.config.update(_UNOPTIMIZED, not config.getoption("--optimize"))
+
+
+@pytest.fixture
+def optimized(request):
+    """Compile as users do."""
+    jax.config.update(_UNOPTIMIZED, False)
+    yield
+    jax.config.update(_UNOPTIMIZED, not request.config.getoption("--optimize"))
+
+
 @pytest.fixture
 def float32():
     """Run a test as a user does who never touched the precision switch, with default promotion rules."""

@@ -56,7 +56,7 @@ def run_examples(text_or_module, name):
 
 
 @pytest.fixture(autouse=True)
-def defaults(float32):
+def defaults(float32, optimized):
     """Examples run as a reader runs them, in JAX's own precision."""
 
 

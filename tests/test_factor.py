@@ -9,6 +9,9 @@ import pytest
 import rxjax_solvers as rxs
 from rxjax_solvers._elimination import _gth
 
+# Rounding is the subject here, so these compile as users do.
+pytestmark = pytest.mark.usefixtures("optimized")
+
 CASES = [
     ((31,), "reflecting"),
     ((30,), "absorbing"),

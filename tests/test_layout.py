@@ -15,6 +15,9 @@ import pytest
 
 import rxjax as rx
 
+# Rounding is the subject here, so these compile as users do.
+pytestmark = pytest.mark.usefixtures("optimized")
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 

@@ -15,6 +15,9 @@ from scipy.stats import norm
 import rxjax.quantization as rq
 from rxjax.quantization._bits import add_float32
 
+# Rounding is the subject here, so these compile as users do.
+pytestmark = pytest.mark.usefixtures("optimized")
+
 FLOATS = [name for name in rq.FORMATS if name.startswith(("float", "bfloat")) and name != "float32"]
 SATURATING = ("float6_e2m3fn", "float6_e3m2fn", "float4_e2m1fn")
 RNG = np.random.default_rng(0)

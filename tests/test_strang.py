@@ -11,6 +11,9 @@ import rxjax_solvers as rxs
 from rxjax_solvers import _sweeps as sweeps
 from rxjax_solvers._face_rates import AxisRates
 
+# Rounding is the subject here, so these compile as users do.
+pytestmark = pytest.mark.usefixtures("optimized")
+
 
 def steps(W, p0, h, n):
     """`n` constant steps by hand, compiled once for any `n`; also the largest error estimate."""

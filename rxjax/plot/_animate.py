@@ -54,7 +54,7 @@ def animate(
         >>> grid = rx.solvers.Grid(-3.0, 3.0, 64)
         >>> flow = rx.probability_flow(bowl, run, 2.0, grid, grid.gaussian(2.0, 0.2), jnp.linspace(0, 5, 3))
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "flow.gif"
-        >>> figure = rx.plot.animate(flow, path, dpi=50)
+        >>> figure = rx.plot.animate(flow, path, dpi=50.0)
         >>> path.read_bytes()[:3]
         b'GIF'
 

@@ -52,7 +52,7 @@ def density(
         >>> run = rx.Hyperparameters(learning_rate=0.05, batch_size=1, dataset_size=1000)
         >>> grid = rx.solvers.Grid(-2.0, 2.0, 64)
         >>> flow = rx.probability_flow(well, run, 8.0, grid, grid.gaussian(-1.0, 0.2), jnp.linspace(0, 10, 5))
-        >>> figure = rx.plot.density(flow, times=[0, 5, 10])
+        >>> figure = rx.plot.density(flow, times=[0.0, 5.0, 10.0])
         >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
         ['t = 0  (0 steps)', 't = 5  (100 steps)', 't = 10  (200 steps)']
 

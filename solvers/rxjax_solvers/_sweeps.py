@@ -189,9 +189,7 @@ def step_factor(rates: AxisRates, tau: Float[Array, ""]) -> Chain | Ring:
     return factor(up, down, jnp.ones_like(up), rates.periodic)
 
 
-def implicit(
-    rates: AxisRates, tau: Float[Array, ""], factored: Chain | Ring | None = None
-) -> Callable[[Array], Array]:
+def implicit(rates: AxisRates, tau: Float[Array, ""], factored: Chain | Ring | None = None) -> Callable[[Array], Array]:
     """`d -> (I - tau W)^-1 d` along one axis, sweep axis first, with the factor of the same `rates` and `tau`.
 
     Derivatives with respect to `d`, the rates and `tau` come from one solve with the (transposed) factor.
