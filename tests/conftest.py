@@ -16,8 +16,8 @@ _UNOPTIMIZED = "jax_disable_most_optimizations"
 
 
 def pytest_configure(config):
-    # Compiling takes most of the time.  Where rounding under XLA's optimisations is the subject, and in all examples,
-    # they are on; `make test-all` has them on everywhere.
+    # Compiling takes most of the time.  XLA's optimisations are on where rounding under them is the subject, and on the
+    # README's page; `make test-all` has them on everywhere.
     jax.config.update(_UNOPTIMIZED, not config.getoption("--optimize"))
 
 

@@ -110,6 +110,7 @@ def test_one_minimum_has_no_barrier(muller_brown):
     assert len(rx.disconnectivity_graph(one, found).axes[0].lines) == 1
 
 
+@pytest.mark.slow
 def test_float32(float32):
     surface = rx.landscapes.MullerBrown()
     minima = rx.find_minima(surface)

@@ -55,6 +55,7 @@ def test_known_times(convention, exact):
         np.testing.assert_allclose(slope, (near[0] - 8 * near[1] + 8 * near[2] - near[3]) / (12e-3 * D), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_exit_from_an_interval():
     """Case 9: mean 1 and variance 2/3, at second order; absorbing sides and a predicate agree."""
     means = []

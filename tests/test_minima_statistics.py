@@ -113,6 +113,7 @@ def search_fields(keys, starts):
     return jax.lax.map(one, keys)
 
 
+@pytest.mark.slow
 def test_every_minimum_of_a_random_field_is_found():
     minima, values, inner = search_fields(jr.split(jr.key(0), 3), 80)
     np.testing.assert_array_equal(minima.mask.sum(axis=1), inner.sum(axis=1))

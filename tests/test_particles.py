@@ -177,6 +177,7 @@ def test_sgd_on_a_regression():
         np.testing.assert_allclose(out, expected, rtol=0.03)
 
 
+@pytest.mark.slow
 def test_sgd_on_a_finite_set():
     """Case 25: the variance by the way batches are drawn, relative to eta C/(2h)."""
     eta, N, B = 0.02, 64, 8

@@ -67,6 +67,7 @@ def plane(kT, a, b):
     return grid.integrate(jnp.sum(weights * ps, axis=0)), ps
 
 
+@pytest.mark.slow
 def test_gradient_on_a_plane():
     """Temperature, potential, start, bounds and a save time, against differences; two save times at once."""
     point = jnp.array([0.2, 0.5, 1.1])

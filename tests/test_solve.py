@@ -93,6 +93,7 @@ def test_gradient_equals_finite_differences():
         np.testing.assert_allclose(gradient[i], slope, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_forward_mode_equals_reverse_mode():
     def run(a, adjoint):
         grid = rxs.Grid(-2.0, 2.0, 12)

@@ -41,6 +41,7 @@ def test_slow_rate_keeps_its_relative_accuracy():
     np.testing.assert_allclose(rate * tau, 1, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_rotation():
     """Case 2: -(1 ± 2i) m, complex pairs beside each other."""
     grid = rxs.Grid(-4.5, 4.5, (40, 36))
@@ -71,6 +72,7 @@ def test_ring_has_a_closed_form():
     np.testing.assert_allclose(slope, np.sum(np.real(w[[0, 1, -1, 2, -2]] - 1)), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_absorbing_interval_and_outcomes():
     W = rxs.FokkerPlanck(jnp.zeros(1), 0.5, rxs.Grid(-1.0, 1.0, 80, boundary="absorbing"))
     values, _ = rxs.spectrum(W, 2)

@@ -38,6 +38,7 @@ def test_tilted_ring():
             np.testing.assert_allclose(slope[i], (up - down) / (2 * h), rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_rotation():
     """Case 2: covariance and entropy production 12.5 of the rotational Ornstein-Uhlenbeck process."""
 

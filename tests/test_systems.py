@@ -63,6 +63,7 @@ def test_known_numbers():
     np.testing.assert_allclose(np.arctan2(2, 1), 1.1071487178, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_diffrax_solver_takes_the_term():
     """The term is an ordinary one: their stiff solver must agree."""
     ou = OrnsteinUhlenbeck()

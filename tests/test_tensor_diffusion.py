@@ -106,6 +106,7 @@ def wave_noise(x):
     return jnp.stack([jnp.stack([1 + a, 0.4 + b, 0.2 * b + 0.3]), jnp.stack([0.2 * a, 1 - b, 0.2 + a])])
 
 
+@pytest.mark.slow
 def test_conventions_of_a_tensor():
     """`W p` against the equation differentiated by hand, on a torus: second order in the mean, for each convention."""
     b = lambda x: jnp.stack([jnp.sin(x[1]), jnp.cos(x[0] - x[1])])
@@ -160,6 +161,7 @@ def test_conventions_of_a_tensor():
     assert np.all(fine[:, 1] < 5e-3), fine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("boundary", ["reflecting", "absorbing"])
 def test_second_order_at_oblique_sides(boundary):
     """A reflecting side turns the drift and the missing hops; an absorbing one lies half a hop away."""
@@ -176,6 +178,7 @@ def test_second_order_at_oblique_sides(boundary):
     assert 1.75 < np.log2((values[0] - values[1]) / (values[1] - values[2])) < 2.25, values
 
 
+@pytest.mark.slow
 def test_splitting_keeps_order_mass_and_positivity():
     """Against uniformisation on the same grid, whose time error is none."""
     grid = rxs.Grid(0, 2 * jnp.pi, (10, 10), boundary=["periodic", "reflecting"])
