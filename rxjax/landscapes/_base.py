@@ -1,5 +1,6 @@
 """What every landscape has, and the checks of its one argument."""
 
+import abc
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -70,8 +71,9 @@ class AbstractLandscape(eqx.Module):
         """
         return self._value(check_theta(theta, self.dim))
 
+    @abc.abstractmethod
     def _value(self, theta: Float[Array, " d"]) -> Float[Array, ""]:
-        raise NotImplementedError(f"{type(self).__name__} must define `_value(theta)`.")
+        """The value at a `theta` whose shape and dtype have been checked."""
 
 
 def check_theta(theta: Numbers, dim: int) -> Float[Array, " d"]:
