@@ -170,3 +170,20 @@ def test_refusals_inside_jit():
 def test_a_dense_matrix_has_a_limit():
     with pytest.raises(ValueError, match="must stay below 10000 cells"):
         rxs.FokkerPlanck(jnp.zeros(2), 1.0, rxs.Grid(0, 1, (101, 101))).as_matrix()
+
+
+def test_a_potential_is_evaluated_once():
+    class Counted:
+        calls = 0
+
+        def __call__(self, theta):
+            return theta[0] ** 2
+
+        def evaluate(self, points):
+            self.calls += 1
+            return points[..., 0] ** 2
+
+    counted, grid = Counted(), rxs.Grid(-2, 2, 16)
+    W = rxs.FokkerPlanck.from_potential(counted, grid, 0.5)
+    assert counted.calls == 1
+    np.testing.assert_array_equal(W.log_gibbs, -(grid.axes[0] ** 2) / 0.5)

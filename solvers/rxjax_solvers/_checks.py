@@ -8,6 +8,7 @@ what is wrong with the value (negative, not finite, ...).
 import contextlib
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -71,23 +72,34 @@ def require(
     return eqx.branched_error_if(x, jnp.any(bads), jnp.argmax(bads), [f"{head} {what}.{tail}" for _, what in traced])
 
 
+def _seen(x: ArrayLike) -> Any:
+    """`x` to be compared: known values by NumPy, which compiles nothing for a new shape."""
+    return x if is_traced(x) else np.asarray(x)
+
+
 def finite(x: ArrayLike, name: str, remedy: str = "") -> Array:
     """`x` if every entry is finite."""
     x = jnp.asarray(x)
-    return require(x, name, "be finite", [(~jnp.isfinite(x), "is not finite")], remedy)
+    return require(x, name, "be finite", [_not_finite(_seen(x))], remedy)
+
+
+def _not_finite(seen: Any) -> tuple[ArrayLike, str]:
+    return ~(jnp if is_traced(seen) else np).isfinite(seen), "is not finite"
 
 
 def positive(x: ArrayLike, name: str, remedy: str = "") -> Array:
     """`x` if every entry is finite and above zero."""
     x = jnp.asarray(x)
-    faults = [(~jnp.isfinite(x), "is not finite"), (x < 0, "is negative"), (x == 0, "is zero")]
+    seen = _seen(x)
+    faults = [_not_finite(seen), (seen < 0, "is negative"), (seen == 0, "is zero")]
     return require(x, name, "be positive and finite", faults, remedy)
 
 
 def non_negative(x: ArrayLike, name: str, remedy: str = "") -> Array:
     """`x` if every entry is finite and not below zero."""
     x = jnp.asarray(x)
-    faults = [(~jnp.isfinite(x), "is not finite"), (x < 0, "is negative")]
+    seen = _seen(x)
+    faults = [_not_finite(seen), (seen < 0, "is negative")]
     return require(x, name, "be non-negative and finite", faults, remedy)
 
 

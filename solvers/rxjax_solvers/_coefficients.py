@@ -26,6 +26,13 @@ class TimeDependent(eqx.Module):
         return lambda theta: self.f(t, theta)
 
 
+class Tabulated(eqx.Module):
+    """A potential whose values in the cells are known: those of a real network are not to be computed twice."""
+
+    potential: Callable
+    values: Array
+
+
 class NegativeGradient(eqx.Module):
     """The drift `-mobility * grad V`, taken from differences of `V` between neighbouring cells.
 
@@ -35,7 +42,7 @@ class NegativeGradient(eqx.Module):
     difference between the last and the first cell, so `V` must be periodic there.
     """
 
-    potential: Callable | TimeDependent | Shaped[Array, "..."]
+    potential: Callable | TimeDependent | Tabulated | Shaped[Array, "..."]
     mobility: Shaped[ArrayLike, "..."] = 1.0
 
 

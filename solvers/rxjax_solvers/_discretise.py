@@ -1,6 +1,7 @@
 """From drift and diffusion to hopping rates: along the axes, and along diagonals where the diffusion is a tensor."""
 
 import itertools
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ._checks import finite, is_traced, non_negative
-from ._coefficients import Corrected, NegativeGradient
+from ._coefficients import Corrected, NegativeGradient, Tabulated
 from ._convention import AbstractConvention
 from ._diagonals import DiagonalRates
 from ._face_rates import AxisRates, axis_rates, fitted
@@ -19,6 +20,8 @@ from ._tensor import along_axis, along_diagonal, check_tensor
 
 def potential_values(potential: Any, grid: Grid) -> Array:
     """The potential in the cells."""
+    if isinstance(potential, Tabulated):
+        return potential.values
     if callable(potential):
         return finite(evaluate(potential, grid.points, "potential", [()]), "potential")
     potential = jnp.asarray(potential)
@@ -143,12 +146,14 @@ class _Fields:
 
     def potential_at(self, points: Array) -> Array:
         """On an absorbing side."""
-        if not callable(self.drift.potential):
+        known = self.drift.potential
+        potential = known.potential if isinstance(known, Tabulated) else known
+        if not callable(potential):
             raise ValueError(
                 "Argument `potential` must be a callable on a grid with absorbing sides, where its value on the face "
                 "is needed, but it is an array."
             )
-        return finite(evaluate(self.drift.potential, points, "potential", [()]), "potential")
+        return finite(evaluate(potential, points, "potential", [()]), "potential")
 
     def signs(self, axes: tuple[int, int]) -> list[int]:
         """The diagonals of two axes that may be needed: one or none where the sign of `D_ij` is known."""
@@ -183,14 +188,26 @@ def discretise(
     return tuple(axes), tuple(diagonals)
 
 
+@partial(jax.jit, static_argnums=1, inline=True)
+def _places(grid: Grid, axis: int) -> tuple[Array, Array, Array, Array]:
+    """Centres of the cells, of the faces between them and of those of both sides, the axis in front."""
+    cells = to_front(grid.points, axis)
+    half = jnp.zeros(grid.dim, cells.dtype).at[axis].set(grid.spacing[axis] / 2).reshape((1,) * grid.dim + (-1,))
+    faces = cells if grid.boundary[axis][0] == "periodic" else cells[:-1]
+    return cells, faces + half, cells[:1] - half, cells[-1:] + half
+
+
+@partial(jax.jit, static_argnums=1, inline=True)
+def _falls(v: Array, periodic: bool) -> Array:
+    """By how much a potential falls from each cell to the next along the first axis."""
+    return v - jnp.roll(v, -1, 0) if periodic else v[:-1] - v[1:]
+
+
 def _axis(fields: _Fields, grid: Grid, axis: int, convention: AbstractConvention) -> AxisRates:
     low, high = grid.boundary[axis]
-    h = grid.spacing[axis]
-    cells = to_front(grid.points, axis)
-    half = jnp.zeros(grid.dim, h.dtype).at[axis].set(h / 2).reshape((1,) * grid.dim + (-1,))
-    periodic = low == "periodic"
-    faces = (cells if periodic else cells[:-1]) + half
-    sides = [(low, cells[:1] - half, -1), (high, cells[-1:] + half, 1)]
+    h, periodic = grid.spacing[axis], low == "periodic"
+    cells, faces, at_low, at_high = _places(grid, axis)
+    sides = [(low, at_low, -1), (high, at_high, 1)]
     free = fields.potential is not None and fields.correction is None
     drop = 0.0 if free else fields.drift_along(faces, axis) * h
     ends: list[Any] = [None, None]
@@ -199,7 +216,7 @@ def _axis(fields: _Fields, grid: Grid, axis: int, convention: AbstractConvention
             ends[k] = 0.0 if free else sign * fields.drift_along(points, axis) * h / 2
     if fields.potential is not None:
         v, mobility = to_front(fields.potential, axis), fields.mobility_along(axis)
-        drop = drop - mobility * (jnp.roll(v, -1, 0) - v if periodic else v[1:] - v[:-1])
+        drop = drop + mobility * _falls(v, periodic)
         for k, ((side, points, _), inner) in enumerate(zip(sides, (v[:1], v[-1:]), strict=True)):
             if side == "absorbing":
                 ends[k] = ends[k] - mobility * (fields.potential_at(points) - inner)

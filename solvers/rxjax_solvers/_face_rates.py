@@ -6,7 +6,10 @@ Both rates are positive for every `x`, their ratio is `e^x`, so `exp(-V/kT)` is 
 `b h = -(V_right - V_left)`.
 """
 
+from functools import partial
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -45,6 +48,7 @@ class AxisRates(eqx.Module):
         return self.up * (above - u) + self.down * (below - u)
 
 
+@partial(jax.jit, inline=True)
 def fitted(m: Float[Array, "..."], diffusion: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """`D B(-x)` and `D B(x)` with `x = m/D`, the rates with and against `m`, finite and differentiable for `D >= 0`.
 
@@ -63,6 +67,8 @@ def fitted(m: Float[Array, "..."], diffusion: Float[Array, "..."]) -> tuple[Floa
     return with_m, against
 
 
+# Compiled as a whole: operation by operation each new shape would cost a second.
+@partial(jax.jit, static_argnums=(5, 6), inline=True)
 def axis_rates(
     drop: Float[Array, "faces *rest"],
     face_diffusion: Float[Array, "faces *rest"],

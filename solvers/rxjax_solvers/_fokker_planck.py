@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from ._checks import positive
-from ._coefficients import Corrected, NegativeGradient, TimeDependent, freeze, is_time_dependent
+from ._coefficients import Corrected, NegativeGradient, Tabulated, TimeDependent, freeze, is_time_dependent
 from ._convention import AbstractConvention, AntiIto, Ito, Stratonovich
 from ._diagonals import DiagonalRates, Lines, axis_lines, diagonal_lines
 from ._discretise import discretise, potential_values
@@ -140,19 +140,19 @@ class FokkerPlanck(AbstractGenerator):
         """
         mobility = _constant(mobility, "mobility", grid, tensor=True)
         mobility = positive(mobility, "mobility") if mobility.ndim < 2 else mobility
-        drift = NegativeGradient(potential, mobility)
         if isinstance(temperature, TimeDependent):
             f = temperature.f
 
             def diffusion(t, theta):
                 return mobility * positive(f(t, theta), "temperature").astype(mobility.dtype)
 
-            return cls(drift, TimeDependent(diffusion), grid, AntiIto())
+            return cls(NegativeGradient(potential, mobility), TimeDependent(diffusion), grid, AntiIto())
         temperature = positive(jnp.asarray(temperature, grid.lower.dtype), "temperature")
-        self = cls(drift, mobility * temperature, grid, AntiIto())
-        if self.time_dependent:
-            return self
+        if isinstance(potential, TimeDependent):
+            return cls(NegativeGradient(potential, mobility), mobility * temperature, grid, AntiIto())
         values = potential_values(potential, grid)
+        known = Tabulated(potential, values) if callable(potential) else values
+        self = cls(NegativeGradient(known, mobility), mobility * temperature, grid, AntiIto())
         return eqx.tree_at(lambda g: g.log_gibbs, self, -values / temperature, is_leaf=lambda x: x is None)
 
     @property

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -133,19 +134,17 @@ class Grid(eqx.Module):
     @property
     def axes(self) -> tuple[Float[Array, "_"], ...]:
         """Cell centres of each axis."""
-        h = self.spacing
-        return tuple(self.lower[i] + h[i] * (jnp.arange(n, dtype=h.dtype) + 0.5) for i, n in enumerate(self.shape))
+        return _axes(self, 0.5)
 
     @property
     def edges(self) -> tuple[Float[Array, "_"], ...]:
         """Cell faces of each axis, `shape[i] + 1` of them."""
-        h = self.spacing
-        return tuple(self.lower[i] + h[i] * jnp.arange(n + 1, dtype=h.dtype) for i, n in enumerate(self.shape))
+        return _axes(self, 0.0)
 
     @property
     def points(self) -> Float[Array, "*shape d"]:
         """Cell centres, shape `(*shape, d)`."""
-        return jnp.stack(jnp.meshgrid(*self.axes, indexing="ij"), axis=-1)
+        return _points(self)
 
     def integrate(self, f: Shaped[Array, "*batch_and_shape"]) -> Float[Array, "*batch"]:
         """Integral over the grid of cell averages `f` of shape `(*batch, *shape)`."""
@@ -172,21 +171,47 @@ class Grid(eqx.Module):
         dtype = self.lower.dtype
         mean = jnp.broadcast_to(jnp.asarray(mean, dtype), (self.dim,))
         std = jnp.broadcast_to(positive(jnp.asarray(std, dtype), "std"), (self.dim,))
-        out = jnp.ones((), dtype)
-        for i, edge in enumerate(self.edges):
-            images = jnp.zeros((1,), dtype)
-            if self.boundary[i][0] == "periodic":
-                images = jnp.arange(-_IMAGES, _IMAGES + 1, dtype=dtype) * (self.upper[i] - self.lower[i])
-            z = (edge[None, :] - mean[i] - images[:, None]) / std[i]
-            # On the far side of the mean the difference of two numbers near 1 would lose the tail: use the mirror.
-            tail = jnp.where(z[:, :-1] > 0, ndtr(-z[:, :-1]) - ndtr(-z[:, 1:]), ndtr(z[:, 1:]) - ndtr(z[:, :-1]))
-            part = jnp.sum(tail, axis=0)
-            total = jnp.sum(part)
-            fault = [(~(total > 0), "leaves no mass on the grid")]
-            total = require(total, "mean", "lie on the grid or within a few `std` of it", fault, shown=None)
-            part = part / total / self.spacing[i]
-            out = out[..., None] * part.reshape((1,) * out.ndim + part.shape)
-        return out
+        masses, totals = _normal_masses(self, mean, std)
+        fault = [(~(totals > 0), "leaves no mass on the grid")]
+        return _densities(self, masses, require(totals, "mean", "lie on the grid or within a few `std` of it", fault))
+
+
+# Compiled as wholes: operation by operation each new shape would cost a second.
+@partial(jax.jit, static_argnums=1, inline=True)
+def _axes(grid: Grid, offset: float) -> tuple[Array, ...]:
+    """Cell centres of each axis (`offset` 0.5), or its faces (0)."""
+    h = grid.spacing
+    counts = [n + (offset == 0) for n in grid.shape]
+    return tuple(grid.lower[i] + h[i] * (jnp.arange(n, dtype=h.dtype) + offset) for i, n in enumerate(counts))
+
+
+@partial(jax.jit, inline=True)
+def _points(grid: Grid) -> Array:
+    return jnp.stack(jnp.meshgrid(*grid.axes, indexing="ij"), axis=-1)
+
+
+@partial(jax.jit, inline=True)
+def _normal_masses(grid: Grid, mean: Array, std: Array) -> tuple[tuple[Array, ...], Array]:
+    """Mass of a normal law in the cells of each axis, and in all of them."""
+    masses = []
+    for i, edge in enumerate(grid.edges):
+        images = jnp.zeros((1,), edge.dtype)
+        if grid.boundary[i][0] == "periodic":
+            images = jnp.arange(-_IMAGES, _IMAGES + 1, dtype=edge.dtype) * (grid.upper[i] - grid.lower[i])
+        z = (edge[None, :] - mean[i] - images[:, None]) / std[i]
+        # On the far side of the mean the difference of two numbers near 1 would lose the tail: use the mirror.
+        tail = jnp.where(z[:, :-1] > 0, ndtr(-z[:, :-1]) - ndtr(-z[:, 1:]), ndtr(z[:, 1:]) - ndtr(z[:, :-1]))
+        masses.append(jnp.sum(tail, axis=0))
+    return tuple(masses), jnp.stack([jnp.sum(mass) for mass in masses])
+
+
+@partial(jax.jit, inline=True)
+def _densities(grid: Grid, masses: tuple[Array, ...], totals: Array) -> Array:
+    out = jnp.ones((), totals.dtype)
+    for i, mass in enumerate(masses):
+        mass = mass / totals[i] / grid.spacing[i]
+        out = out[..., None] * mass.reshape((1,) * out.ndim + mass.shape)
+    return out
 
 
 def to_front(f: Array, axis: int) -> Array:
