@@ -49,6 +49,7 @@ from ._minima_statistics import (
     fit_barrier_distribution as fit_barrier_distribution,
     minima_density as minima_density,
 )
+from ._monitor import Monitor as Monitor, MonitorState as MonitorState
 from ._optimal_rate import (
     expected_decrease as expected_decrease,
     maximal_learning_rate as maximal_learning_rate,

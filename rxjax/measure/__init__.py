@@ -1,3 +1,9 @@
 """Measuring the quantities of the theory on a network in training."""
 
+from ._batch_sharpness import batch_sharpness as batch_sharpness
+from ._critical_batch_size import critical_batch_size as critical_batch_size
+from ._estimate import Estimate as Estimate
+from ._fluctuation_dissipation import fluctuation_dissipation as fluctuation_dissipation
+from ._gradient_noise import GradientNoise as GradientNoise, gradient_noise as gradient_noise
+from ._lambda_max import LargestEigenvalue as LargestEigenvalue, lambda_max as lambda_max
 from ._two_batches import TwoBatchNoise as TwoBatchNoise, noise_from_two_batches as noise_from_two_batches

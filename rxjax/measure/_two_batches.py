@@ -22,6 +22,13 @@ class TwoBatchNoise(eqx.Module):
     trace: Float[Array, "..."]
 
     @property
+    def standard_errors(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Of the means over all trials of `squared_gradient` and of `trace`; infinite for a single trial."""
+        n = self.trace.size
+        error = lambda x: jnp.std(x, ddof=1) / n**0.5 if n > 1 else jnp.asarray(jnp.inf, x.dtype)
+        return error(self.squared_gradient), error(self.trace)
+
+    @property
     def critical_batch_size(self) -> Float[Array, ""]:
         r"""$B_{simple} = \mathrm{tr}\,\Sigma_1 / |G|^2$, each averaged over all trials BEFORE the division.
 

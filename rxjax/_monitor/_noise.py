@@ -1,0 +1,84 @@
+"""Where the gradient noise comes from: four sources, of which the best one at hand is taken."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from ..measure._gradient_noise import micro_gradients, moments_of
+from ..optim._wide import inner, square, widened
+from ._state import MonitorState, Noise
+from ._step import Step, examples, read
+
+# Of the averages over measurements; those over steps have the decay that the user gave.
+_MEASURED_DECAY = 0.8
+
+
+def source(step: Step, differences: bool) -> str | None:
+    """The name of the source, known while compiling."""
+    if step.micro_grads is not None:
+        return "micro_grads"
+    if step.batch_size is not None and read(step.opt_state, "trace_sigma") is not None:
+        return "opt_state"
+    count = examples(step.batch) if step.measurable else None
+    if count is not None and count > 1:
+        return "batch"
+    return "differences" if differences else None
+
+
+def at_every_step(state: MonitorState, step: Step, differences: bool, decay: float) -> MonitorState:
+    """The noise by all sources but the batch, which is measured now and then."""
+    name, noise = source(step, differences), state.noise
+    if name == "micro_grads":
+        noise = _from_stack(noise, step.micro_grads, decay, step.finite)
+    elif name == "opt_state":
+        trace, signal, count = (read(step.opt_state, n) for n in ("trace_sigma", "gradient_square", "estimates"))
+        assert trace is not None and signal is not None and count is not None and step.batch_size is not None
+        dtype = noise.trace_c.dtype
+        noise = Noise(trace.astype(dtype) / step.batch_size, signal.astype(dtype), count.astype(jnp.int32))
+    elif name == "differences":
+        dtype = noise.trace_c.dtype
+        signal = inner(step.gradient, state.previous, dtype)
+        apart = square(jax.tree.map(jnp.subtract, step.gradient, state.previous), dtype)
+        noise = _averaged(noise, apart / 2, signal, decay, step.finite & (state.gauges.steps > 0))
+    if differences:
+        keep = lambda old, g: jnp.where(step.finite, g, old)
+        state = state._replace(previous=jax.tree.map(keep, state.previous, step.gradient))
+    return state._replace(noise=noise)
+
+
+def from_batch(noise: Noise, step: Step, parts: int) -> Noise:
+    """One more gradient of the batch, taken in `parts` micro-batches; a rest of examples is left out."""
+    count = examples(step.batch)
+    assert count is not None and step.loss_fn is not None
+    parts = min(parts, count)
+    size = count // parts
+    whole = jax.tree.map(lambda x: x[: size * parts], step.batch)
+    moments = moments_of(micro_gradients(step.loss_fn, step.params, whole, size))
+    one = jnp.sum(moments.squares) / (parts - 1)  # the trace, of the gradient of a micro-batch
+    of_batch = one * (size / count)
+    return _averaged(noise, of_batch, moments.mean_square - one / parts, _MEASURED_DECAY, jnp.isfinite(one))
+
+
+def _from_stack(noise: Noise, stack: PyTree, decay: float, finite: Array) -> Noise:
+    """`k` micro-batch gradients with a leading axis."""
+    stack = widened(stack)
+    dtype: Any = noise.trace_c.dtype
+    k = jax.tree.leaves(stack)[0].shape[0]
+    if k < 2:
+        raise ValueError(f"Argument `micro_grads` must hold at least two gradients, but it holds {k}.")
+    mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), stack)
+    scatter = square(jax.tree.map(lambda x, m: x - m[None], stack, mean), dtype)
+    trace_c = scatter / (k * (k - 1))
+    return _averaged(noise, trace_c, square(mean, dtype) - trace_c, decay, finite & jnp.isfinite(scatter))
+
+
+def _averaged(noise: Noise, trace_c: Array, signal: Array, decay: float, new: Array) -> Noise:
+    """The estimates averaged in, without bias from the start, where there is a `new` one."""
+    dtype = noise.trace_c.dtype
+    count = noise.estimates + 1
+    weight = (1 - decay) / (1 - decay ** count.astype(dtype))
+    # Where there is none, nothing may spread.
+    step = lambda old, x: old + weight * jnp.where(new, x.astype(dtype) - old, 0)
+    return Noise(step(noise.trace_c, trace_c), step(noise.signal, signal), jnp.where(new, count, noise.estimates))

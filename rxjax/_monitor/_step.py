@@ -1,0 +1,67 @@
+"""One step as the monitor sees it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, ArrayLike, PyTree
+
+from ..optim._controller import Sums
+
+
+class Step(NamedTuple):
+    """What `update` was given, and the sums over it."""
+
+    params: PyTree  # as given, to be handed to loss_fn
+    theta: PyTree  # its floating arrays
+    gradient: PyTree  # float32 or wider
+    update: PyTree  # float32 or wider
+    sums: Sums
+    finite: Array  # shape=(), dtype=bool
+    due: Array  # shape=(), dtype=bool: a measurement is to be made
+    loss: ArrayLike | None
+    opt_state: Any
+    learning_rate: ArrayLike | None
+    loss_fn: Callable | None
+    batch: PyTree | None
+    micro_grads: PyTree | None
+    batch_size: float | int | None
+
+    @property
+    def measurable(self) -> bool:
+        """Whether there is a loss to measure."""
+        return self.loss_fn is not None and self.batch is not None
+
+
+def moving(tree: PyTree) -> PyTree:
+    """The floating arrays of a tree, `None` in place of all else."""
+    return jax.tree.map(jnp.asarray, eqx.filter(tree, eqx.is_inexact_array))
+
+
+def alike(tree: PyTree, theta: PyTree, name: str) -> PyTree:
+    """The floating arrays of `tree`, which must lie where those of the parameters do."""
+    tree = moving(tree)
+    shapes = lambda t: [(jax.tree_util.keystr(path), x.shape) for path, x in jax.tree.leaves_with_path(t)]
+    found, expected = shapes(tree), shapes(theta)
+    if found != expected:
+        raise ValueError(f"Argument `{name}` must be shaped like `params`, but it has {found} and not {expected}.")
+    return jax.tree.unflatten(jax.tree.structure(theta), jax.tree.leaves(tree))
+
+
+def examples(batch: PyTree | None) -> int | None:
+    """The number of examples of a batch, if its arrays agree on one."""
+    sizes = {x.shape[0] if jnp.ndim(x) else None for x in jax.tree.leaves(batch)}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def read(opt_state: Any, name: str) -> Array | None:
+    """The first number of that name in an optimizer's state."""
+    if opt_state is None:
+        return None
+    for _, value in optax.tree.get_all_with_path(opt_state, name):
+        if eqx.is_array(value) and value.ndim == 0:
+            return value
+    return None

@@ -1,0 +1,50 @@
+"""Hessian-vector products of a loss over a PyTree, on flat vectors of float32 or wider."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PyTree
+
+from .._arrays import summation_dtype
+
+
+class FlatLoss(NamedTuple):
+    """A loss as a function of one flat vector."""
+
+    origin: Array  # (d,), float32 or wider: the parameters
+    gradient: Callable  # () -> (d,)
+    product: Callable  # v (d,) -> H v (d,)
+
+
+def moving_part(params: PyTree) -> tuple[PyTree, PyTree]:
+    """`params` as (floating arrays, all else), each with `None` in place of the other."""
+    params = jax.tree.map(lambda x: jnp.asarray(x) if eqx.is_inexact_array(x) else x, params)
+    moved, fixed = eqx.partition(params, eqx.is_inexact_array)
+    leaves = jax.tree.leaves(moved)
+    if not leaves:
+        raise ValueError("Argument `params` must hold at least one floating array, but it holds none.")
+    if any(jnp.iscomplexobj(x) for x in leaves):
+        raise ValueError(
+            "Argument `params` must be real, but it holds a complex array. Write it as a pair of real arrays."
+        )
+    return moved, fixed
+
+
+def flat_loss(loss_fn: Callable, params: PyTree, batch: PyTree) -> FlatLoss:
+    """`loss_fn(params, batch)` around `params`; products are taken in the dtype of the parameters."""
+    moved, fixed = moving_part(params)
+    wide = jax.tree.map(lambda x: x.astype(summation_dtype(x.dtype)), moved)
+    # Leaves of several dtypes are raveled into the widest.
+    origin, unravel = ravel_pytree(wide)
+    narrow = lambda v: jax.tree.map(lambda x, p: x.astype(p.dtype), unravel(v), moved)
+    flat = lambda tree: ravel_pytree(jax.tree.map(lambda x: x.astype(origin.dtype), tree))[0]
+    slope = jax.grad(lambda p: loss_fn(eqx.combine(p, fixed), batch))
+    return FlatLoss(
+        origin,
+        lambda: flat(slope(moved)),
+        lambda v: flat(jax.jvp(slope, (moved,), (narrow(v),))[1]),
+    )

@@ -1,0 +1,189 @@
+"""Gradient and gradient noise of a network, from single examples or from micro-batches."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, PyTree
+
+from rxjax_solvers._checks import one_of
+
+from ._curvature import flat_loss, moving_part
+from ._estimate import Estimate
+from ._units import Moments, Population, noise_and_signal, population
+
+
+class GradientNoise(eqx.Module):
+    r"""What [`gradient_noise`][] measured.
+
+    - `trace`: $\mathrm{tr}\,\Sigma_1$, the total variance of the gradient of ONE example.
+    - `squared_gradient`: $|G|^2$ of the full loss; it may come out negative where the noise hides the gradient.
+    - `ratio`: `trace` over `squared_gradient`, the critical batch size; see [`critical_batch_size`][].
+    - `diagonal`: the variance of each entry of one example's gradient, shaped like the parameters, or `None`.
+
+    The first three are [`Estimate`][]s: `value` and `standard_error`.
+    """
+
+    trace: Estimate
+    squared_gradient: Estimate
+    ratio: Estimate
+    diagonal: PyTree | None
+
+
+def gradient_noise(
+    loss_fn: Callable,
+    params: PyTree,
+    batch: PyTree,
+    *,
+    route: str = "per_example",
+    micro_batch_size: int | None = None,
+    chunk_size: int = 32,
+    sampling: str = "with_replacement",
+    dataset_size: ArrayLike | None = None,
+    diagonal: bool = False,
+) -> GradientNoise:
+    r"""Size of the gradient $|G|^2$ and of its noise $\mathrm{tr}\,\Sigma_1$, both unbiased, with standard errors.
+
+    From the gradients $g_k$ of $n$ units of $b$ examples each, single ones or micro-batches,
+
+    $$\mathrm{tr}\,\Sigma_1 \approx \frac{b}{n-1}\sum_k |g_k - \bar g|^2, \qquad
+      |G|^2 \approx |\bar g|^2 - \frac{\mathrm{tr}\,\Sigma_1}{b n}.$$
+
+    Standard errors are those of the jackknife over units (the one of $|G|^2$ is too large by up to the root of two
+    where the noise hides the gradient).
+
+    **Arguments:**
+
+    - `loss_fn`: `loss_fn(params, batch)`, the MEAN loss over the examples of a batch, of one example too.
+    - `params`: any PyTree (dicts, Equinox modules, Flax parameters); its real floating arrays are the parameters.
+    - `batch`: a PyTree of arrays with a leading axis over examples.
+    - `route`:
+        - `"per_example"`: two passes over single examples, `chunk_size` gradients in memory at a time.  The most
+          precise; the cost is one gradient of the batch and one gradient of each example by itself.
+        - `"micro_batches"`: one pass over micro-batches of `micro_batch_size`, all of whose gradients are kept in
+          memory; the cost is one gradient of the batch.  It equals the two-batch formula of
+          [`noise_from_two_batches`][] averaged over all small batches within the large one.
+    - `micro_batch_size`: $b$, which must divide the batch, leaving two micro-batches at least.
+    - `chunk_size`: single gradients held at a time.
+    - `sampling`: how the examples came out of the data.  `"with_replacement"` for independent draws, fresh data too;
+      `"without_replacement"` out of `dataset_size` examples, which includes the batches of one epoch and the whole
+      data set (then the errors are zero, and $\Sigma_1$ has the normalisation $1/N$).
+    - `dataset_size`: $N$.
+    - `diagonal`: return the variance of each entry too; one more tree like the parameters.
+
+    **Returns:** a [`GradientNoise`][], in the units of a squared gradient, summed in float32 at least.
+
+    Good values: 200 single examples, or 8 to 30 micro-batches.  **How it fails:** a loss that is not a mean over
+    examples (batch normalisation, a sum) has no gradient of one example.  A penalty on the weights is a part of every
+    example's loss: it adds to $|G|^2$ and not to the noise.  Few micro-batches: the error of the trace is about
+    $\sqrt{2/(n-1)}$ of it where few directions carry the noise.
+
+    **Raises:** `ValueError` for an unknown route or sampling, or fewer than two units.
+
+    ```python
+    >>> import jax.numpy as jnp, rxjax as rx
+    >>> loss = lambda p, x: jnp.mean((p["w"] - x) ** 2) / 2
+    >>> data = jnp.array([1.0, 2.0, 3.0, 6.0])
+    >>> noise = rx.measure.gradient_noise(loss, {"w": jnp.array(0.0)}, data)
+    >>> print(f"{noise.trace.value:.3f} {noise.squared_gradient.value:.3f}")
+    4.667 7.833
+
+    ```
+
+    Source: McCandlish et al., "An empirical model of large-batch training" (2018), appendix A.
+    """
+    one_of(route, "route", ("per_example", "micro_batches"))
+    sizes = {x.shape[0] if jnp.ndim(x) else 0 for x in jax.tree.leaves(batch) if eqx.is_array_like(x)}
+    if len(sizes) != 1:
+        raise ValueError(f"Argument `batch` must hold arrays with one leading axis over examples, but it has {sizes}.")
+    (count,) = sizes
+    size = 1
+    if route == "micro_batches":
+        if micro_batch_size is None or not 1 <= micro_batch_size or count % micro_batch_size:
+            raise ValueError(
+                f"Argument `micro_batch_size` must divide the {count} examples of `batch`, but it is "
+                f"{micro_batch_size}."
+            )
+        size = micro_batch_size
+    if count // size < 2:
+        raise ValueError(f"Argument `batch` must hold at least two units, but it holds {count} examples.")
+    if chunk_size < 1:
+        raise ValueError(f"Argument `chunk_size` must be at least 1, but it is {chunk_size}.")
+    drawn = population(size, count, sampling, dataset_size)
+    return _measured(loss_fn, params, batch, drawn, min(chunk_size, count), route == "per_example", diagonal)
+
+
+@eqx.filter_jit
+def _measured(
+    loss_fn: Callable, params: PyTree, batch: PyTree, drawn: Population, chunk: int, single: bool, diagonal: bool
+) -> GradientNoise:
+    batch = jax.tree.map(jnp.asarray, batch)
+    if single:
+        moments, squares, n = _from_examples(loss_fn, params, batch, chunk, diagonal)
+    else:
+        moments, squares, n = _from_micro_batches(loss_fn, params, batch, drawn.size)
+    spread = None
+    if diagonal:
+        share = 1.0 if drawn.examples is None else (drawn.examples - 1) / drawn.examples
+        spread = _shaped_like(params, squares * drawn.size / (n - 1) * jnp.asarray(share).astype(squares.dtype))
+    return GradientNoise(*noise_and_signal(moments, drawn), spread)
+
+
+def _shaped_like(params: PyTree, flat: Array) -> PyTree:
+    """A flat vector as a tree like the parameters, in its own dtype."""
+    moved, _ = moving_part(params)
+    leaves, structure = jax.tree.flatten(moved)
+    ends = [0]
+    for x in leaves:
+        ends.append(ends[-1] + x.size)
+    parts = [flat[a:b].reshape(x.shape) for x, a, b in zip(leaves, ends[:-1], ends[1:], strict=True)]
+    return jax.tree.unflatten(structure, parts)
+
+
+def _from_examples(
+    loss_fn: Callable, params: PyTree, batch: PyTree, chunk: int, diagonal: bool
+) -> tuple[Moments, Array, int]:
+    """Two passes in chunks: the mean, then the distances from it, so that no digits cancel."""
+    n = jax.tree.leaves(batch)[0].shape[0]
+    # The last chunk is filled up by examples of weight zero.
+    index = jnp.arange(-(-n // chunk) * chunk).reshape(-1, chunk)
+    take = lambda i: jax.tree.map(lambda x: x[jnp.minimum(i, n - 1)], batch)
+    each = lambda p, examples: jax.vmap(lambda e: loss_fn(p, jax.tree.map(lambda x: x[None], e)))(examples)
+    origin = flat_loss(lambda p, _: jnp.zeros(()), params, None).origin
+
+    def add(total, i):
+        weighted = lambda p, examples: jnp.sum(jnp.where(i < n, each(p, examples), 0))
+        return total + flat_loss(weighted, params, take(i)).gradient(), None
+
+    mean = jax.lax.scan(add, jnp.zeros_like(origin), index)[0] / n
+
+    def measure(total, i):
+        single = lambda e: flat_loss(lambda p, e: each(p, e)[0], params, jax.tree.map(lambda x: x[None], e)).gradient()
+        apart = jnp.where((i < n)[:, None], jax.vmap(single)(take(i)) - mean[None, :], 0)
+        squares = apart**2
+        total = total + jnp.sum(squares, axis=0) if diagonal else total
+        return total, (jnp.sum(squares, axis=1), jnp.sum(apart * mean[None, :], axis=1))
+
+    start = jnp.zeros_like(origin) if diagonal else jnp.zeros((), origin.dtype)
+    total, (squares, work) = jax.lax.scan(measure, start, index)
+    return Moments(squares.reshape(-1)[:n], work.reshape(-1)[:n], jnp.sum(mean**2)), total, n
+
+
+def _from_micro_batches(loss_fn: Callable, params: PyTree, batch: PyTree, size: int) -> tuple[Moments, Array, int]:
+    gradients = micro_gradients(loss_fn, params, batch, size)
+    moments = moments_of(gradients)
+    return moments, jnp.sum((gradients - jnp.mean(gradients, axis=0)[None, :]) ** 2, axis=0), gradients.shape[0]
+
+
+def micro_gradients(loss_fn: Callable, params: PyTree, batch: PyTree, size: int) -> Array:
+    """The gradient of each micro-batch of `size` examples, flat, one row each; one after the other."""
+    parts = jax.tree.map(lambda x: x.reshape(x.shape[0] // size, size, *x.shape[1:]), batch)
+    return jax.lax.map(lambda part: flat_loss(loss_fn, params, part).gradient(), parts)
+
+
+def moments_of(gradients: Array) -> Moments:
+    """The moments of gradients in rows."""
+    mean = jnp.mean(gradients, axis=0)
+    apart = gradients - mean[None, :]
+    return Moments(jnp.sum(apart**2, axis=1), jnp.sum(apart * mean[None, :], axis=1), jnp.sum(mean**2))
