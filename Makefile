@@ -38,10 +38,13 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# The optimizer study takes hours and keeps its results: here only its tables are written again.
 bench: $(STAMP)
+	@sh benchmarks/setup_peers "$(PYTHON)"
 	$(BIN)/python benchmarks/flow.py
 	$(BIN)/python benchmarks/solvers.py
 	$(BIN)/python benchmarks/rates.py
+	$(BIN)/python benchmarks/optimizers.py --report
 
 clean:
 	rm -rf .venv .venv-floors out .pytest_cache .ruff_cache .hypothesis dist
