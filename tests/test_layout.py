@@ -39,7 +39,7 @@ def test_the_numerics_never_import_the_theory():
 
 def test_the_package_imports_only_what_it_declares():
     declared = {d.split(">")[0].split("=")[0] for d in PROJECT["project"]["dependencies"]}
-    names = {"scikit-learn": "sklearn", "pillow": "PIL"}
+    names = {"scikit-learn": "sklearn", "pillow": "PIL", "orbax-checkpoint": "orbax"}
     declared = {names.get(d, d) for d in declared}
     allowed = declared | set(sys.stdlib_module_names) | {"rxjax", "rxjax_solvers", "ml_dtypes"}
     for package in (ROOT / "rxjax", ROOT / "solvers"):

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from ._errors import Refusal, one_line
 from ._problems import TOYS
+from ._train_command import train
 
 
 def _complain(text: str) -> None:
@@ -74,6 +75,9 @@ def _rxjax(
     ] = False,
 ) -> None:
     del version
+
+
+app.command()(train)
 
 
 _NAME_HELP = f"{', '.join(TOYS)}; digits for a real network; or module:function of your own, theta -> loss."

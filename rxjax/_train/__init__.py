@@ -1,0 +1,1 @@
+"""Whole training runs on small tasks, for the command `rxjax train`."""
