@@ -4,6 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import (
+    budget as budget,
+    hardware as hardware,
     landscapes as landscapes,
     measure as measure,
     optim as optim,
@@ -100,9 +102,14 @@ from ._version import __version__ as __version__
 if TYPE_CHECKING:
     from . import plot as plot
     from ._dataset import to_dataset as to_dataset
+    from ._sweep import sweep as sweep
 
 # Matplotlib and xarray are loaded when they are first asked for.
-_LAZY = {"plot": ("rxjax.plot", None), "to_dataset": ("rxjax._dataset", "to_dataset")}
+_LAZY = {
+    "plot": ("rxjax.plot", None),
+    "sweep": ("rxjax._sweep", "sweep"),
+    "to_dataset": ("rxjax._dataset", "to_dataset"),
+}
 
 
 def __getattr__(name: str) -> Any:

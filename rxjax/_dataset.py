@@ -73,11 +73,11 @@ def to_dataset(flow: Flow, **attributes: Any) -> xr.Dataset:
         "jax_version": jax.__version__,
         "Conventions": "CF-1.11",
     }
-    return xr.Dataset(variables, coordinates, {k: _attribute(v) for k, v in (notes | attributes).items()})
+    return xr.Dataset(variables, coordinates, {k: attribute(v) for k, v in (notes | attributes).items()})
 
 
-def _attribute(value: Any) -> Any:
-    """`value` as something that NetCDF can hold."""
+def attribute(value: Any) -> Any:
+    """`value` as something that NetCDF and zarr can hold."""
     if isinstance(value, str):
         return value
     if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from ._errors import Refusal, one_line
 from ._problems import TOYS
+from ._sweep_command import doctor, sweep
 from ._train_command import train
 
 
@@ -77,6 +78,8 @@ def _rxjax(
     del version
 
 
+app.command()(sweep)
+app.command()(doctor)
 app.command()(train)
 
 

@@ -2,6 +2,8 @@
 
 import re
 
+from .._messages import unwrapped
+
 
 class Refusal(Exception):
     """Bad input, said in one line; the command prints it and exits with 2."""
@@ -26,11 +28,7 @@ _OPTIONS = {
 
 def one_line(error: BaseException) -> str:
     """The message of `error` without banners, stack traces and line breaks, its arguments named as options."""
-    text = str(error)
-    # Equinox wraps its run-time errors in advice on debugging; the message stands after the last of these names.
-    wrapped = re.search(r"EquinoxRuntimeError: (.*?)(?:\n\s*\n|\n-{4,}|\Z)", text, re.DOTALL)
-    if wrapped:
-        text = wrapped.group(1)
+    text = unwrapped(error)
     text = re.sub(r"Argument `(\w+)`", lambda m: f"Argument `{_OPTIONS.get(m.group(1), m.group(1))}`", text)
     text = " ".join(text.split())
     return text or type(error).__name__

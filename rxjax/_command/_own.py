@@ -22,7 +22,7 @@ _SAMPLE = {1: 129, 2: 33, 3: 17}
 
 def own_landscape(name: str, dim: int | None, bounds: Any) -> Problem:
     """The problem of a function found in the current folder or among installed modules."""
-    fn = _load(name)
+    fn = load(name)
     own_bounds: Any = getattr(fn, "bounds", None)
     own_dim = getattr(fn, "dim", None)
     if bounds is None and own_bounds is None:
@@ -50,7 +50,7 @@ def own_landscape(name: str, dim: int | None, bounds: Any) -> Problem:
     return Problem(name, name.replace(":", "."), dim, Defaults(shape=cells(dim)), prepare)
 
 
-def _load(name: str) -> Callable:
+def load(name: str) -> Callable:
     """The object `module:attribute`."""
     module_name, _, attribute = name.partition(":")
     parts = [*module_name.split("."), *attribute.split(".")]

@@ -1,0 +1,173 @@
+"""The compiled program of a chunk of points, and how large a chunk may be."""
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ..hardware._memory import written
+from ._axes import Points, Tiles
+from ._outputs import OK, Output, message, statuses
+
+# Points in a chunk, for each device, beyond which the rate hardly grows and progress is seldom saved.
+_MOST = 1024
+# What a check that fails inside compiled code raises: JAX turns the status of some into a ValueError.
+_RAISED = (RuntimeError, ValueError)
+# Programs run to find the failing points of a chunk before they are run one by one.
+_HALVINGS = 24
+
+
+def trace(fn: Callable, points: Points, seed: int | None) -> tuple[Any, Any]:
+    """The jaxpr of one point, `(settings, index) -> leaves`, and the abstract value of `fn`; with a seed, `fn` is given
+    a key of the point's own.
+
+    It is traced once: solvers take longer to trace than a chunk takes to run.
+    """
+
+    def one(settings: dict[str, Any], index: Any) -> Any:
+        keys = {} if seed is None else {"key": jax.random.fold_in(jax.random.key(seed), index)}
+        return fn(**settings, **keys)
+
+    return jax.make_jaxpr(one, return_shape=True)(*abstract_point(points))
+
+
+def abstract_point(points: Points) -> tuple[dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of the arguments of a point function."""
+    values = points.at(np.zeros(1, int))
+    scalars = {name: jax.ShapeDtypeStruct((), v.dtype) for name, v in values.items()}
+    return scalars, jax.ShapeDtypeStruct((), jnp.uint32)
+
+
+def needed(compiled: Any) -> int:
+    """Bytes on one device while a chunk is computed and the one before it is fetched."""
+    memory = compiled.memory_analysis()
+    if memory is None:
+        return 0
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return int(memory.temp_size_in_bytes + 2 * kept - memory.alias_size_in_bytes)
+
+
+class Program:
+    """`vmap` of a function over chunks of one size, each device computing its share."""
+
+    def __init__(self, flat: Callable, points: Points, outputs: Sequence[Output], mesh: Mesh):
+        one = lambda settings, index: flat(*jax.tree.leaves((settings, index)))
+        self._one, self._points, self.outputs, self._mesh = one, points, outputs, mesh
+        spec = PartitionSpec(mesh.axis_names)
+        self._sharding = NamedSharding(mesh, spec)
+        mapped = jax.vmap(one)
+        if mesh.size > 1:
+            # Manual, so that loops of different length on different devices do not wait for each other.
+            mapped = jax.shard_map(mapped, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+        self._mapped = jax.jit(mapped)
+        self._single: Any = None
+        self.chunk, self.bytes = 0, 0
+
+    def compile(self, chunk: int) -> None:
+        """Compile for so many points, rounded up to a multiple of the devices."""
+        self.chunk = -(-chunk // self._mesh.size) * self._mesh.size
+        batch = lambda s: jax.ShapeDtypeStruct((self.chunk,), s.dtype, sharding=self._sharding)
+        self._compiled = self._mapped.lower(*jax.tree.map(batch, abstract_point(self._points))).compile()
+        # The devices of a CPU share one memory.
+        shared = self._mesh.size if self._mesh.devices.flat[0].platform == "cpu" else 1
+        self.bytes = shared * needed(self._compiled)
+
+    def choose(self, shape: tuple[int, ...], chunk: int | None, limit: int) -> Tiles:
+        """Compile for the largest rectangle of points, up to `chunk`, that fits into `limit` bytes."""
+        devices = self._mesh.size
+        most = min(math.prod(shape), _MOST * devices if chunk is None else chunk)
+        while True:
+            tiles = Tiles.of(shape, most)
+            self.compile(tiles.points)
+            if self.bytes <= limit:
+                return tiles
+            if tiles.points <= devices:
+                raise ValueError(
+                    f"Argument `memory` must hold a point on each device, {written(self.bytes)} as compiled, but it is "
+                    f"{written(limit)}.  Give more, or a smaller problem."
+                )
+            most = max(devices, min(tiles.points - 1, int(0.95 * tiles.points * limit / self.bytes)))
+
+    def launch(self, index: np.ndarray) -> Any:
+        """Start on some points, at most a chunk; the result of `launch` goes to `finish`."""
+        try:
+            return self._run(index)
+        except _RAISED as error:
+            return error
+
+    def finish(self, index: np.ndarray, launched: Any) -> tuple[list[np.ndarray], list[str]]:
+        """Values of each output and the status of each point; failed points hold what is `missing`."""
+        try:
+            if isinstance(launched, _RAISED):
+                raise launched
+            values, reasons = self._fetched(index, launched), None
+        except _RAISED as error:
+            values, reasons = self._rescue(index, error)
+        said = statuses(self.outputs, values)
+        reasons = said if reasons is None else [r if r != OK else s for r, s in zip(reasons, said, strict=True)]
+        failed = np.array([r != OK for r in reasons])
+        for output, value in zip(self.outputs, values, strict=True):
+            if output.result is None:
+                value[failed] = output.missing
+        return values, reasons
+
+    def _run(self, index: np.ndarray) -> Any:
+        padded = np.concatenate([index, np.full(self.chunk - len(index), index[-1])])
+        arguments = self._points.at(padded), padded.astype(np.uint32)
+        return self._compiled(*jax.device_put(arguments, self._sharding))
+
+    def _fetched(self, index: np.ndarray, launched: Any) -> list[np.ndarray]:
+        return [np.array(x)[: len(index)] for x in jax.device_get(launched)]
+
+    def _rescue(self, index: np.ndarray, error: Exception) -> tuple[list[np.ndarray], list[str]]:
+        """The values of a chunk in which a point raised: halves of it, then its points one by one."""
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise MemoryError(
+                f"The device has less memory than the {written(self.bytes)} that a chunk of {self.chunk} points needs. "
+                "Give a smaller `memory=` or `chunk=`."
+            ) from error
+        values = [np.full((len(index), *o.shape), o.missing, o.dtype) for o in self.outputs]
+        reasons = [OK] * len(index)
+        waiting, runs = np.array_split(np.arange(len(index)), min(2, len(index))), 0
+        while waiting:
+            part = waiting.pop()
+            halved = runs < _HALVINGS and len(part) > 1
+            try:
+                runs += 1
+                found = self._fetched(index[part], self._run(index[part])) if halved else self._alone(index[part])
+            except _RAISED as raised:
+                if len(part) == 1:
+                    reasons[part[0]] = message(raised)
+                else:
+                    waiting += np.array_split(part, 2 if halved else len(part))
+                continue
+            for value, new in zip(values, found, strict=True):
+                value[part] = new
+        return values, reasons
+
+    def _alone(self, index: np.ndarray) -> list[np.ndarray]:
+        """Values of one point, by a program of one point; more points raise, to be taken apart."""
+        if len(index) > 1:
+            raise RuntimeError
+        if self._single is None:
+            self._single = jax.jit(jax.vmap(self._one))
+        arguments = self._points.at(index), index.astype(np.uint32)
+        return self._fetched(index, self._single(*jax.device_put(arguments, self._mesh.devices.flat[0])))
+
+
+@contextlib.contextmanager
+def quiet_callbacks() -> Iterator[None]:
+    """JAX logs the trace of every failing check; here they are results."""
+    logger = logging.getLogger("jax._src.callback")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

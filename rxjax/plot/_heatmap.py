@@ -1,0 +1,122 @@
+"""A swept quantity over two of its axes."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+
+from ._style import GREY, own_figure
+
+# Lines of constant noise scale, and the widest range of values that is still drawn on a linear scale.
+_LINES, _DECADES = 7, 2.0
+
+
+def heatmap(
+    data: Any,
+    name: str,
+    ax: Axes | None = None,
+    *,
+    x: str | None = None,
+    y: str | None = None,
+    dataset_size: float | int | None = None,
+    log: bool | None = None,
+) -> Figure:
+    r"""Draw a variable of a sweep over two of its axes, with lines of constant noise scale $\eta N/B$.
+
+    Cells of failed points stay empty.  The lines are drawn where the axes are `learning_rate` and `batch_size`; along
+    them, with replacement and small learning rates, SGD's density depends on nothing else.
+
+    **Arguments:**
+
+    - `data`: what `rxjax.sweep` returned.
+    - `name`: the variable, of two dimensions; take a slice first if it has more: `data.sel(momentum=0.9)`.
+    - `ax`: draw here.
+    - `x`, `y`: its two dimensions; the last and the first if not given, or learning rate across and batch size up.
+    - `dataset_size`: $N$ of the lines; if not given the attribute of that name, or 1, and the lines are $\eta/B$.
+    - `log`: colours by the logarithm; if not given, where positive values span more than two decades.
+
+    **Returns:** the figure.
+
+    **Raises:** `ValueError` for a variable that is not there, has other than two dimensions or no finite value.
+
+    !!! example
+
+        ```python
+        >>> import rxjax as rx
+        >>> noise = lambda learning_rate, batch_size: {"noise": learning_rate / batch_size}
+        >>> data = rx.sweep(noise, learning_rate=[0.1, 0.2, 0.4], batch_size=[1.0, 2.0, 4.0])
+        >>> figure = rx.plot.heatmap(data, "noise", dataset_size=100.0)
+        >>> figure.axes[0].get_xlabel(), figure.axes[0].get_title()
+        ('learning rate', 'lines: noise scale ηN/B')
+
+        ```
+    """
+    if name not in data:
+        raise ValueError(f"Argument `name` must be one of {', '.join(map(str, data.data_vars))}, but it is {name!r}.")
+    array = data[name]
+    if array.ndim != 2:
+        raise ValueError(
+            f"Argument `name` must have two dimensions, but `{name}` has {array.dims}.  Take a slice of `data` first."
+        )
+    x, y = _sides(array.dims, x, y)
+    values = np.asarray(array.transpose(y, x).values, np.float64)
+    shown = np.ma.masked_invalid(values)
+    if shown.count() == 0:
+        raise ValueError(f"Argument `data` must hold a finite value of `{name}`, but it holds none.")
+    low, high = float(shown.min()), float(shown.max())
+    log = low > 0 and high / low > 10**_DECADES if log is None else log
+    if log and low <= 0:
+        raise ValueError(f"Argument `log` must be False for a variable with values of zero or below, but it is {log}.")
+    figure, ax = own_figure(ax, (6.0, 4.6))
+    places = [np.asarray(data[d].values, np.float64) for d in (x, y)]
+    norm = LogNorm(low, high) if log and high > low else Normalize(low, high)
+    image = ax.pcolormesh(*places, shown, norm=norm, cmap="viridis", shading="nearest", rasterized=True)
+    for axis, place in zip((ax.set_xscale, ax.set_yscale), places, strict=True):
+        axis("log" if _even_in_log(place) else "linear")
+    ax.set_xlabel(_label(data[x], x))
+    ax.set_ylabel(_label(data[y], y))
+    figure.colorbar(image, ax=ax, label=_label(array, name))
+    if {x, y} == {"learning_rate", "batch_size"} and min(map(len, places)) > 1:
+        _noise_lines(ax, places, x == "learning_rate", dataset_size or data.attrs.get("dataset_size"))
+    return figure
+
+
+def _sides(dims: tuple[Any, ...], x: str | None, y: str | None) -> tuple[str, str]:
+    first = str(dims[1]) if x is None and "learning_rate" not in dims else x or "learning_rate"
+    if x is None and y == first:
+        first = str(next(d for d in dims if d != y))
+    second = y or str(next((d for d in dims if d != first), first))
+    if {first, second} != set(dims):
+        raise ValueError(f"Arguments `x` and `y` must be the dimensions {dims}, but they are {first!r} and {second!r}.")
+    return first, second
+
+
+def _label(array: Any, name: str) -> str:
+    return str(array.attrs.get("long_name", name))
+
+
+def _even_in_log(values: np.ndarray) -> bool:
+    """Whether ascending positive values lie more evenly on a logarithmic axis."""
+    if len(values) < 3 or np.any(values <= 0):
+        return False
+    spread = lambda v: np.ptp(np.diff(v)) / np.abs(np.mean(np.diff(v)))
+    return bool(spread(np.log(values)) < spread(values))
+
+
+def _noise_lines(ax: Axes, places: list[np.ndarray], rate_across: bool, size: Any) -> None:
+    # On a mesh finer than that of the data, so that the lines are smooth.
+    fine = [_refined(place) for place in places]
+    across, up = np.meshgrid(*fine)
+    rate, batch = (across, up) if rate_across else (up, across)
+    scale = rate * (size or 1.0) / batch
+    levels = np.geomspace(scale.min(), scale.max(), _LINES + 2)[1:-1]
+    lines = ax.contour(*fine, scale, levels=levels, colors="white", linewidths=0.9, alpha=0.8)
+    ax.clabel(lines, fmt=lambda v: f"{v:.2g}", fontsize="small")
+    ax.set_title("lines: noise scale ηN/B" if size else "lines: ηN/B for N = 1", fontsize="medium", color=GREY)
+
+
+def _refined(values: np.ndarray) -> np.ndarray:
+    between = np.geomspace if _even_in_log(values) else np.linspace
+    return between(values.min(), values.max(), 200)

@@ -1,0 +1,158 @@
+"""Sweeps: labels and values, chunks within a memory, failed points that say why, what is refused."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import rxjax as rx
+from rxjax._sweep._axes import Tiles
+from rxjax_solvers._checks import positive
+
+RATES, BATCHES = np.array([0.1, 0.2, 0.4]), np.array([1, 2, 4, 8, 16])
+
+
+def noise(learning_rate, batch_size):
+    ratio = learning_rate / batch_size.astype(learning_rate.dtype)
+    return {"ratio": ratio, "powers": ratio ** jnp.arange(3.0), "whole": batch_size}
+
+
+def test_product_with_labels():
+    seen = []
+    data = rx.sweep(
+        noise,
+        learning_rate=RATES,
+        batch_size=BATCHES,
+        chunk=4,
+        dims={"powers": ("power",)},
+        coords={"power": np.arange(3)},
+        attributes={"dataset_size": 64, "note": "a test"},
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert dict(data.sizes) == {"learning_rate": 3, "batch_size": 5, "power": 3}
+    expected = RATES[:, None] / BATCHES
+    np.testing.assert_allclose(data.ratio, expected, rtol=1e-15)
+    np.testing.assert_allclose(data.powers, expected[..., None] ** np.arange(3), rtol=1e-14)
+    assert data.powers.dims == ("learning_rate", "batch_size", "power") and data.whole.dtype == np.int64
+    assert np.all(data.status == "ok") and float(data.ratio.sel(learning_rate=0.2, batch_size=8)) == 0.2 / 8
+    # Rows of five are cut into three and two.
+    assert seen == [(0, 15), (3, 15), (5, 15), (8, 15), (10, 15), (13, 15), (15, 15)]
+    assert data.attrs["note"] == "a test" and data.attrs["chunk"] == 3 and data.attrs["precision"] == "float64"
+    assert data.attrs["jax_version"] == jax.__version__ and data.attrs["rxjax_version"] == rx.__version__
+    assert data.attrs["seed"] == "none" and data.attrs["function"].endswith("noise")
+
+
+def test_zipped_and_keys_of_each_point():
+    draw = lambda a, b, key: a + b + jax.random.normal(key)
+    data = rx.sweep(draw, a=jnp.arange(6.0), b=jnp.ones(6), zipped=True, seed=7, chunk=4)
+    assert data.value.dims == ("point",) and data.a.dims == ("point",) and data.attrs["seed"] == 7
+    one = [jax.random.normal(jax.random.fold_in(jax.random.key(7), i)) for i in range(6)]
+    np.testing.assert_array_equal(data.value, np.arange(6.0) + 1 + np.asarray(one))
+    assert len(np.unique(data.value)) == 6
+
+
+def fragile(x, y):
+    """NaN for x = 1, a failed result for x = 2, raises for x = 3 and y = 0; the loop makes it more than arithmetic."""
+    result = rx.solvers.RESULTS.where(x == 2, rx.solvers.RESULTS.unreachable, rx.solvers.RESULTS.successful)
+    y = jnp.where(positive(jnp.where(x == 3, y, 1.0), "y") > 0, y, 0.0)
+    root = jnp.sqrt(jnp.where(x == 1, -1.0, x))
+    return {"root": root, "sum": x + y, "count": jnp.where(x >= 0, jnp.int32(3), jnp.int32(0)), "result": result}
+
+
+def test_failed_points_say_why_and_the_sweep_goes_on(caplog):
+    data = rx.sweep(fragile, x=np.arange(8.0), y=np.arange(4.0), chunk=32)
+    status = data.status.values
+    good = np.ones((8, 4), bool)
+    good[1:3], good[3, 0] = False, False
+    assert np.array_equal(status == "ok", good)
+    assert set(status[1]) == {"`root` is NaN"} and status[3, 0].startswith("Argument `y` must be positive and finite")
+    assert set(status[2]) == {
+        "The target is not reached from everywhere: times are infinite from the states that cannot reach it."
+    }
+    x, y = np.meshgrid(np.arange(8.0), np.arange(4.0), indexing="ij")
+    np.testing.assert_array_equal(data["sum"], np.where(good, x + y, np.nan))
+    np.testing.assert_allclose(data.root, np.where(good, np.sqrt(x), np.nan), rtol=1e-15)
+    np.testing.assert_array_equal(data["count"], np.where(good, 3, 0))
+    assert "result" not in data and not caplog.records
+    # All of them raise: the halves run out and every point is asked by itself.
+    worst = rx.sweep(lambda y: positive(y, "y"), y=-np.arange(40.0))
+    assert all(s.startswith("Argument `y`") for s in worst.status.values) and np.all(np.isnan(worst.value))
+
+
+def test_chunks_stay_within_the_memory():
+    big = lambda x: jnp.cumsum(jnp.sin(x * jnp.arange(1000.0)))
+    x = np.linspace(0, 1, 300)
+    chunks = {}
+    for memory in ("300 KiB", "1 MiB", None):
+        data = rx.sweep(big, x=x, memory=memory)
+        chunks[memory] = data.attrs["chunk"]
+        if memory:
+            assert data.attrs["chunk_bytes"] <= data.attrs["memory_limit"] < 4 * data.attrs["chunk_bytes"]
+        np.testing.assert_allclose(data.value[:, -1], np.sin(x[:, None] * np.arange(1000.0)).sum(axis=1), atol=1e-9)
+    assert 1 < chunks["300 KiB"] < chunks["1 MiB"] < chunks[None] == 300
+    with pytest.raises(ValueError, match="Argument `memory` must hold a point on each device, .* but it is 1000 B"):
+        rx.sweep(big, x=x, memory=1000)
+
+
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=4), st.integers(1, 100))
+@settings(max_examples=60, deadline=None)
+def test_rectangles_cover_every_point_once(shape, most):
+    tiles = Tiles.of(tuple(shape), most)
+    places = np.concatenate([tiles.index(region) for region in tiles])
+    assert sorted(places) == list(range(math.prod(shape))) and tiles.points <= most
+    if most >= math.prod(shape):
+        assert len(list(tiles)) == 1
+
+
+def test_refusals():
+    f = lambda x, y: x + y
+    bad = [
+        (lambda: rx.sweep(f), "Argument `axes` must name an axis"),
+        (lambda: rx.sweep(f, x=[1.0]), r"Argument `fn` must take x as keywords, but its signature is \(x, y\)"),
+        (lambda: rx.sweep(f, x=1.0, y=[1.0]), "Argument `x` must be a vector of at least one value"),
+        (lambda: rx.sweep(f, x=[], y=[1.0]), "Argument `x` must be a vector of at least one value"),
+        (lambda: rx.sweep(f, x=["a"], y=[1.0]), "Argument `x` must hold numbers or truth values"),
+        (lambda: rx.sweep(f, x=[np.nan], y=[1.0]), "Argument `x` must not hold NaN"),
+        (lambda: rx.sweep(f, x=[1.0, 2.0], y=[1.0], zipped=True), "Argument `zipped` must come with axes of one"),
+        (lambda: rx.sweep(f, x=[1.0], y=[1.0], chunk=0), "Argument `chunk` must be at least 1"),
+        (lambda: rx.sweep(f, x=[1.0], y=[1.0], memory="lots"), "Argument `memory` must be a positive number of bytes"),
+        (lambda: rx.sweep(f, x=[1.0], y=[1.0], devices=99), "Argument `devices` must be from 1 to"),
+        (lambda: rx.sweep(f, x=[1.0], y=[1.0], devices=["gpu"]), "Argument `devices` must be a number, a list"),
+        (lambda: rx.sweep(lambda x: {"x": x}, x=[1.0]), "Argument `fn` must return names and dimensions other than"),
+        (lambda: rx.sweep(lambda x: {"status": x}, x=[1.0]), "Argument `fn` must return names and dimensions other"),
+        (lambda: rx.sweep(lambda x: x, x=[1.0], dims={"y": ()}), "Argument `dims` must name what `fn` returns, value"),
+        (lambda: rx.sweep(lambda x: x, x=[1.0], dims={"value": ("a",)}), "Argument `dims` must name each axis of"),
+        (lambda: rx.sweep(lambda x: rx.solvers.RESULTS.successful, x=[1.0]), "Argument `fn` must return at least one"),
+    ]
+    for call, words in bad:
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+def test_heat_map_and_its_lines():
+    rate = lambda learning_rate, batch_size: {"time": jnp.exp(batch_size / learning_rate), "n": batch_size}
+    data = rx.sweep(rate, learning_rate=np.geomspace(0.1, 1, 6), batch_size=np.geomspace(1.0, 8, 4))
+    figure = rx.plot.heatmap(data, "time", dataset_size=50.0)
+    ax = figure.axes[0]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("learning rate", "batch size")
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    np.testing.assert_allclose(ax.collections[0].get_array(), data.time.transpose("batch_size", "learning_rate"))
+    (lines,) = [c for c in ax.collections if hasattr(c, "levels")]
+    for level, path in zip(lines.levels, lines.get_paths(), strict=True):
+        scale = 50 * path.vertices[:, 0] / path.vertices[:, 1]
+        np.testing.assert_allclose(scale, level, rtol=1e-3)
+    assert "N/B" in ax.get_title() and len(figure.axes) == 2
+    swapped = rx.plot.heatmap(data, "n", x="batch_size", log=False).axes[0]
+    assert swapped.get_ylabel() == "learning rate"
+    for call, words in (
+        (lambda: rx.plot.heatmap(data, "tim"), "Argument `name` must be one of n, time, status"),
+        (lambda: rx.plot.heatmap(data.isel(batch_size=0), "time"), "Argument `name` must have two dimensions"),
+        (lambda: rx.plot.heatmap(data, "time", x="a"), "Arguments `x` and `y` must be the dimensions"),
+        (lambda: rx.plot.heatmap(data[["time"]] * np.nan, "time"), "Argument `data` must hold a finite value"),
+        (lambda: rx.plot.heatmap(data[["n"]] - 2, "n", log=True), "Argument `log` must be False"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
