@@ -25,8 +25,7 @@ def _schedule(params):
 OPTIMIZERS = {
     "rate_control": lambda params: RATE.rate_control(optax.adam(1.0), 100),
     "rate_adamw": lambda params: RATE.rate_adamw(),
-    "rate_sgd": lambda params: RATE.rate_sgd(100),
-    "rate_momentum": lambda params: RATE.rate_sgd(100, momentum=0.9),
+    "rate_sgd": lambda params: RATE.rate_sgd(100, momentum=0.9),
     "scale_by_reaction_rate": lambda params: optax.chain(optax.scale_by_adam(), RATE.scale_by_reaction_rate(100)),
     "rate_schedule": _schedule,
     "batch_controller": lambda params: RATE.batch_controller(RATE.rate_adamw(), 8, k_max=2, rule="norm_test"),
@@ -39,7 +38,7 @@ OPTIMIZERS = {
 }
 # Optimizers of others around a part of ours: their own accumulators and guards are not ours to promise.
 FOREIGN = ("scale_by_reaction_rate", "rate_schedule", "anneal_temperature")
-WITH_RATE = ("rate_control", "rate_adamw", "rate_sgd", "rate_momentum", "scale_by_reaction_rate", "rate_schedule")
+WITH_RATE = ("rate_control", "rate_adamw", "rate_sgd", "scale_by_reaction_rate", "rate_schedule")
 
 
 def small():
