@@ -15,8 +15,11 @@ from ..hardware._memory import written
 from ._axes import Points, Tiles
 from ._outputs import OK, Output, message, statuses
 
-# Points in a chunk, for each device, beyond which the rate hardly grows and progress is seldom saved.
-_MOST = 1024
+# Points in a chunk, for each device: those of the first program that is compiled, and those beyond which the rate
+# hardly grows and progress is seldom saved.
+_FIRST, _MOST = 32, 1024
+# On a CPU a chunk that leaves the cache is slower than smaller ones: the bytes to which a chunk grows by itself.
+_CACHE = 2**24
 # What a check that fails inside compiled code raises: JAX turns the status of some into a ValueError.
 _RAISED = (RuntimeError, ValueError)
 # Programs run to find the failing points of a chunk before they are run one by one.
@@ -79,9 +82,20 @@ class Program:
         self.bytes = shared * needed(self._compiled)
 
     def choose(self, shape: tuple[int, ...], chunk: int | None, limit: int) -> Tiles:
-        """Compile for the largest rectangle of points, up to `chunk`, that fits into `limit` bytes."""
+        """Compile for a rectangle of up to `chunk` points that fits into `limit` bytes.
+
+        Without `chunk` it is the largest that fits into the cache of a CPU, or the memory of an accelerator.
+        """
+        size, devices = math.prod(shape), self._mesh.size
+        if chunk is not None:
+            return self._largest(shape, min(size, chunk), limit)
+        tiles = self._largest(shape, min(size, _FIRST * devices), limit)
+        room = min(limit, _CACHE) if self._mesh.devices.flat[0].platform == "cpu" else limit
+        more = min(size, _MOST * devices, int(0.95 * tiles.points * room / max(1, self.bytes)))
+        return self._largest(shape, more, limit) if more >= 2 * tiles.points else tiles
+
+    def _largest(self, shape: tuple[int, ...], most: int, limit: int) -> Tiles:
         devices = self._mesh.size
-        most = min(math.prod(shape), _MOST * devices if chunk is None else chunk)
         while True:
             tiles = Tiles.of(shape, most)
             self.compile(tiles.points)

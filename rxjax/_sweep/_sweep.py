@@ -41,7 +41,7 @@ def sweep(
 ) -> xr.Dataset:
     """`fn` at every point of a grid of settings, as a labelled data set.
 
-    The points are computed by `vmap` in chunks, as large as the compiled program's own account of its memory allows.
+    The points are computed by `vmap` in chunks that fit into a memory by the compiled program's own account of it.
     A point that fails becomes NaN and says why in the variable `status`; the sweep goes on.
 
     **Arguments:**
@@ -54,8 +54,8 @@ def sweep(
         An axis cannot have the name of one of the other arguments.
     - `memory`: bytes that the compiled program may take, or a text like "1 GiB"; on a CPU by all devices together, else
         on each.  If not given, 0.8 of what is free.  Without `store` the results come on top; with it they do not stay.
-    - `chunk`: points computed together, at most; if not given, 1024 for each device, where memory allows.  A store
-        keeps that of its first run.
+    - `chunk`: points computed together, at most; if not given, as many as 16 MiB hold on a CPU (its cache) and
+        `memory` elsewhere, up to 1024 for each device.  A store keeps that of its first run.
     - `devices`: how many of this process's devices, a list of them, or a `jax.sharding.Mesh` of any shape; all if not
         given.  Under `jax.distributed` each process computes its share into one `store`, which is then required.
     - `store`: a directory for finished chunks, in zarr.  The same call goes on where an earlier one ended, however
