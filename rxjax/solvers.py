@@ -17,6 +17,7 @@ from rxjax_solvers import (
     MasterEquation as MasterEquation,
     NegativeGradient as NegativeGradient,
     Paths as Paths,
+    Rational as Rational,
     SeparableRate as SeparableRate,
     ShiftInvert as ShiftInvert,
     Solution as Solution,

@@ -5,8 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
 import rxjax_solvers as rxs
+from rxjax_solvers import _solve
 
 GRID = rxs.Grid(-2.0, 2.0, (20, 16))
 TS = jnp.array([0.0, 0.2, 0.7])
@@ -16,27 +18,29 @@ def wells(a, theta):
     return (theta[0] ** 2 - 1) ** 2 + 2 * theta[1] ** 2 + a * theta[0] * theta[1]
 
 
-def final(kT, **options):
+@jax.jit
+def run(kT, rtol, atol):
+    """The split step on a plane, and one time only."""
     W = rxs.FokkerPlanck.from_potential(lambda x: wells(0.5, x), GRID, kT)
-    return rxs.solve(W, GRID.gaussian(jnp.array([-1.0, 0.0]), 0.3), TS, **options)
+    p0 = GRID.gaussian(jnp.array([-1.0, 0.0]), 0.3)
+    return p0, rxs.solve(W, p0, TS, rtol=rtol, atol=atol, method=rxs.Strang()), rxs.solve(W, p0, TS[2:])
 
 
 def test_returns_the_times_and_the_start():
-    sol = jax.jit(lambda kT: final(kT))(0.3)
+    p0, sol, one = run(0.3, 1e-2, 1e-6)
     np.testing.assert_array_equal(sol.ts, TS)
-    np.testing.assert_allclose(sol.ps[0], GRID.gaussian(jnp.array([-1.0, 0.0]), 0.3), rtol=1e-12)
+    np.testing.assert_allclose(sol.ps[0], p0, rtol=1e-12)
     assert sol.ps.shape == (3, 20, 16) and sol.result == rxs.RESULTS.successful
     assert int(sol.stats["num_accepted_steps"]) + int(sol.stats["num_rejected_steps"]) == int(sol.stats["num_steps"])
     np.testing.assert_allclose(sol.stats["mass"], 1, atol=1e-13)
-    assert sol.stats["min"] >= 0
-    one = rxs.solve(rxs.FokkerPlanck(jnp.zeros(2), 1.0, GRID), sol.ps[0], jnp.array([3.0]))
-    np.testing.assert_array_equal(one.ps[0], sol.ps[0])
+    assert sol.stats["min"] >= 0 and sol.method == "Strang"
+    np.testing.assert_array_equal(one.ps[0], p0)
 
 
 def test_reaches_the_error_it_promises():
-    run = jax.jit(lambda rtol, atol: final(0.3, rtol=rtol, atol=atol).ps[-1])
-    fine = run(1e-5, 1e-9)
-    error = lambda rtol, atol: GRID.integrate(jnp.abs(run(rtol, atol) - fine))
+    final = lambda rtol, atol: np.asarray(run(0.3, rtol, atol)[1].ps[-1])
+    fine = final(1e-5, 1e-9)
+    error = lambda rtol, atol: np.sum(np.abs(final(rtol, atol) - fine)) * 0.05
     assert error(1e-2, 1e-6) < 2e-3
     assert error(0.0, 1e-6) < 3e-5
 
@@ -46,28 +50,60 @@ def test_jit_equals_eager_and_passes_options_on():
     W = rxs.FokkerPlanck.from_potential(lambda x: x[0] ** 2, small, 0.5)
     p0 = small.gaussian(-1, 0.4)
     eager = rxs.solve(W, p0, TS, progress_meter=diffrax.NoProgressMeter())
-    compiled = jax.jit(lambda W, p0: rxs.solve(W, p0, TS))(W, p0)
+    dense = diffrax.SaveAt(t1=True, steps=True)
+    compiled, dense, few = jax.jit(
+        lambda W, p0: (
+            rxs.solve(W, p0, TS, method=rxs.Strang()),
+            rxs.solve(W, p0, TS, saveat=dense),
+            rxs.solve(W, p0, TS, method=rxs.Strang(), max_steps=2, throw=False),
+        )
+    )(W, p0)
     np.testing.assert_array_equal(eager.ps[0], p0)
     np.testing.assert_allclose(eager.ps, compiled.ps, rtol=1e-11)
-    dense = rxs.solve(W, p0, TS, saveat=diffrax.SaveAt(t1=True, steps=True))
     assert dense.ts is not None and dense.ps.ndim == 2 and jnp.all(dense.ts[0] > 0)
-    few = rxs.solve(W, p0, TS, max_steps=2, throw=False)
     assert few.result == rxs.RESULTS.max_steps_reached
     with pytest.raises(Exception, match="maximum number of solver steps"):
-        rxs.solve(W, p0, TS, max_steps=2)
+        rxs.solve(W, p0, TS, method=rxs.Strang(), max_steps=2)
 
 
 def test_vmap_over_64_temperatures_equals_the_loop():
     grid = rxs.Grid(-2.0, 2.0, 24)
-    run = lambda kT: (
-        rxs.solve(
-            rxs.FokkerPlanck.from_potential(lambda x: (x[0] ** 2 - 1) ** 2, grid, kT), grid.gaussian(-1.0, 0.3), TS
-        ).ps
-    )
+
+    def one(kT):
+        W = rxs.FokkerPlanck.from_potential(lambda x: (x[0] ** 2 - 1) ** 2, grid, kT)
+        return rxs.solve(W, grid.gaussian(-1.0, 0.3), TS, method=rxs.Strang()).ps
+
     temperatures = jnp.geomspace(0.05, 5.0, 64)
-    one = jax.jit(run)
-    loop = jnp.stack([one(kT) for kT in temperatures])
-    np.testing.assert_allclose(jax.jit(jax.vmap(run))(temperatures), loop, rtol=1e-10, atol=1e-13)
+    loop, together = jax.jit(lambda t: (jax.lax.map(one, t), jax.vmap(one)(t)))(temperatures)
+    np.testing.assert_allclose(together, loop, rtol=1e-10, atol=1e-13)
+
+
+def test_the_method_is_chosen_by_the_problem():
+    """Detailed balance on one axis; else the horizon, which inside `jit` is known at run time only."""
+    line, ring = rxs.Grid(-2.0, 2.0, 32), rxs.Grid(0.0, 2 * jnp.pi, 12, "periodic")
+    balanced = jax.jit(lambda p0: rxs.solve(rxs.FokkerPlanck(lambda x: -x, 0.5, line), p0, [0.0, 1e6]))
+    sol = balanced(line.gaussian(-1.0, 0.3))
+    assert sol.method == "Rational" and sol.stats["min"] >= 0
+    np.testing.assert_allclose(sol.stats["mass"], 1, rtol=1e-14)
+    np.testing.assert_allclose(sol.ps[-1], rxs.stationary(rxs.FokkerPlanck(lambda x: -x, 0.5, line)), rtol=1e-11)
+
+    def driven(t):
+        W = rxs.FokkerPlanck(jnp.array([0.7]), 0.2, ring)
+        sol = rxs.solve(W, ring.gaussian(1.0, 0.5), jnp.stack([jnp.zeros(()), t]))
+        return sol, sol.stats["far"]
+
+    near, far = 0.5, 1e6
+    (a, was_far), (b, is_far) = (jax.jit(driven)(t) for t in (near, far))
+    assert a.method == b.method == "Strang or ShiftInvert" and not was_far and is_far
+    assert a.stats["min"] >= 0 and a.result == b.result == rxs.RESULTS.successful
+    np.testing.assert_allclose(b.ps[-1], 1 / (2 * np.pi), rtol=1e-9)
+    # One decision for all members: a batch of decisions would run both methods for each.
+    assert jax.vmap(_solve._largest, out_axes=None)(jnp.array([1.0, 3.0])) == 3
+    chain = rxs.MasterEquation.from_edges([0, 1], [1, 0], [1.0, 3.0], size=2)
+    near, far = (rxs.solve(chain, jnp.array([1.0, 0.0]), [0.0, t]) for t in (0.5, 1e6))
+    assert near.method == "Uniformization" and far.method == "ShiftInvert"
+    np.testing.assert_allclose(near.ps[-1][1], (1 - np.exp(-2)) / 4, rtol=1e-9)
+    np.testing.assert_allclose(far.ps[-1], [0.75, 0.25], rtol=1e-12)
 
 
 def observable(x):
@@ -106,18 +142,19 @@ def test_forward_mode_equals_reverse_mode():
 
 
 def test_float32(float32):
-    def run():
+    @jax.jit
+    def short():
         grid = rxs.Grid(-2.0, 2.0, 20)
         W = rxs.FokkerPlanck.from_potential(lambda x: (x[0] ** 2 - 1) ** 2, grid, 0.3)
-        return rxs.solve(W, grid.gaussian(-1.0, 0.3), [0.0, 0.2, 0.7])
+        return W.as_matrix(), rxs.solve(W, grid.gaussian(-1.0, 0.3), [0.0, 0.2, 0.7], method=rxs.Strang())
 
-    sol = jax.jit(run)()
+    matrix, sol = short()
     assert sol.ps.dtype == jnp.float32
     np.testing.assert_allclose(sol.stats["mass"], 1, atol=3e-5)
     assert sol.stats["min"] >= 0
-    with jax.enable_x64(True):
-        exact = jax.jit(lambda: run())()
-    assert np.sum(np.abs(np.asarray(sol.ps[-1], np.float64) - np.asarray(exact.ps[-1]))) * 0.2 < 1e-3
+    ps = np.asarray(sol.ps, np.float64)
+    exact = scipy.linalg.expm(0.7 * np.asarray(matrix, np.float64)) @ ps[0]
+    assert np.sum(np.abs(ps[-1] - exact)) * 0.2 < 1e-3
 
 
 FREE = rxs.FokkerPlanck(jnp.zeros(2), 1.0, GRID)
@@ -147,14 +184,14 @@ def test_refusals_inside_jit():
     small = rxs.Grid(-2.0, 2.0, 8)
     W = rxs.FokkerPlanck(jnp.zeros(1), 1.0, small)
     flat = jnp.full(8, 0.25)
-    run = jax.jit(lambda p0, ts: rxs.solve(W, p0, ts).ps)
-    assert run(flat, TS).shape == (3, 8)
+    late = jax.jit(lambda p0, ts: rxs.solve(W, p0, ts).ps)
+    assert late(flat, TS).shape == (3, 8)
     with pytest.raises(Exception, match="`p0` must be non-negative and finite, but it is negative"):
-        run(flat.at[0].set(-0.1), TS)
+        late(flat.at[0].set(-0.1), TS)
     with pytest.raises(Exception, match="`p0` must have mass 1 within 1e-3, but it has another mass"):
-        run(flat * 1.1, TS)
+        late(flat * 1.1, TS)
     with pytest.raises(Exception, match="`ts` must be finite and strictly ascending"):
-        run(flat, TS[::-1])
+        late(flat, TS[::-1])
 
 
 def test_integer_lists_and_off_by_one_mass_are_accepted():

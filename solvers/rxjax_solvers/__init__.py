@@ -26,6 +26,7 @@ from ._particles import (
     sample_exit_times as sample_exit_times,
     sgd_ensemble as sgd_ensemble,
 )
+from ._rational import Rational as Rational
 from ._results import RESULTS as RESULTS
 from ._shift_invert import ShiftInvert as ShiftInvert
 from ._solution import Solution as Solution

@@ -33,8 +33,10 @@ class FokkerPlanck(AbstractGenerator):
     of pairs of axes too.  Rates stay non-negative as long as `D_ii >= sum_j |D_ij| h_i/h_j` for cells of size `h`, and
     more anisotropic tensors are refused: take `h_i/h_j` near `sqrt(D_ii/D_jj)`, in two dimensions always enough.  Hops
     along the axes carry the drift; a potential with a tensor `mobility` acts along every hop, so that its Gibbs law is
-    exactly stationary.  A hop that would cross a reflecting side is rejected.  Near that limit the axes keep little
-    diffusion `D' = D_ii - sum_j |D_ij| h_i/h_j`, and a drift along them spreads as if upwinded until `h < 2 D'/|b|`.
+    exactly stationary.  A hop that would cross a reflecting side is rejected; where the tensor is oblique to that side
+    and varies along it, `Ito()` is first order in the cell size, `AntiIto()` second.  Near that limit of anisotropy the
+    axes keep little diffusion `D' = D_ii - sum_j |D_ij| h_i/h_j`, and a drift along them spreads as if upwinded until
+    `h < 2 D'/|b|`.
 
     **Degenerate noise**, `D = 0` along an axis (position, in the phase space of underdamped motion), is upwinded along
     that axis: it spreads by a spurious `|b| h/2`, which falls with the cell size.

@@ -41,6 +41,15 @@ An iteration did not reach its tolerance.
 (b) the tolerance is below what rounding allows: loosen `tol`, or switch to float64.
 """.strip()
 
+_NOT_NORMAL = """
+The rational approximation did not reach its tolerance in the steps allowed.
+
+(a) The start lies uphill over many kT, where the generator is far from normal and only short steps are accurate: raise
+`max_steps`, loosen `tol`, or use `method=ShiftInvert()`; `method=Strang()` follows the slide down at any start; or
+
+(b) the tolerance is below what rounding allows: loosen `tol`, or switch to float64.
+""".strip()
+
 _NEGATIVE = """
 A density fell below zero by more than the tolerance.
 
@@ -57,6 +66,7 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
     no_stationary_law = _NO_LAW
     unreachable = _UNREACHABLE
     not_converged = _NOT_CONVERGED
+    not_normal = _NOT_NORMAL
     negative = _NEGATIVE
 
 

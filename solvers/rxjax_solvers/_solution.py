@@ -16,8 +16,8 @@ class Solution(eqx.Module):
     - `result`: a member of `RESULTS`, `successful` or why not.
     - `stats`: `num_steps`, `num_accepted_steps`, `num_rejected_steps`; `mass` at each time; `min`, the lowest value of
         `ps`; and what the method reports of itself (`limited_steps`, `moved_mass` for `Strang`, `num_factors`, `error`
-        for `ShiftInvert`).
-    - `method`: the name of the method, which `solve` may have chosen.
+        for `ShiftInvert`, `error`, `moved_mass` for `Rational`); `far`, where `solve` chose at run time.
+    - `method`: the name of the method, which `solve` may have chosen; "Strang or ShiftInvert" if at run time.
     """
 
     ts: Float[Array, "times"] | None

@@ -1,11 +1,12 @@
 """`solve`: a density carried along by a generator."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffrax
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from ._checks import is_traced, non_negative, require
@@ -13,6 +14,7 @@ from ._controller import DensityController
 from ._factor import factorable
 from ._fokker_planck import FokkerPlanck
 from ._generator import AbstractGenerator, GeneratorTerm
+from ._rational import Rational, obstacle
 from ._results import RESULTS, answer
 from ._shift_invert import ShiftInvert
 from ._solution import Solution
@@ -53,8 +55,8 @@ def solve(
     ts: Shaped[ArrayLike, "times"] | Sequence,
     *,
     method: Any = None,
-    rtol: Shaped[ArrayLike, ""] = 1e-2,
-    atol: Shaped[ArrayLike, ""] | None = None,
+    rtol: Shaped[ArrayLike, ""] = 1e-3,
+    atol: Shaped[ArrayLike, ""] = 1e-5,
     dt0: Shaped[ArrayLike, ""] | None = None,
     stepsize_controller: diffrax.AbstractStepSizeController | None = None,
     saveat: diffrax.SaveAt | None = None,
@@ -70,21 +72,30 @@ def solve(
     - `generator`: `W`, for example `FokkerPlanck(...)`.
     - `p0`: the density at `ts[0]`, cell averages of mass 1 within 1e-3; it is not renormalised.
     - `ts`: strictly ascending times; steps land on each of them.
-    - `method`: a diffrax solver such as `Strang()`, or a method for the whole interval, `ShiftInvert()` or
-        `Uniformization()`.  If not given, `Strang()` for a `FokkerPlanck` and `Uniformization()` otherwise, which are
-        never negative; and `ShiftInvert()` where the horizon is known to be beyond their reach (outside `jit`: while
-        compiling it is not known).  `Solution.method` says which.
-    - `rtol`, `atol`: each step's error in L1 stays below `atol + rtol * (change over the step)`; `atol` is 1e-6, and
-        1e-5 in float32.  See `DensityController`.
+    - `method`: a diffrax solver such as `Strang()`, or a method for the whole interval: `Rational()`, `ShiftInvert()`
+        or `Uniformization()`.  If not given, see below.
+    - `rtol`, `atol`: each step's estimated error in L1 stays below `atol + rtol * (change over the step)`.  See
+        `DensityController`.
     - `stepsize_controller`, `dt0`, `saveat`, `adjoint`, `progress_meter`, `max_steps`, `throw`: as in
         `diffrax.diffeqsolve`, to which they are passed on; methods for the whole interval take none but `throw`.
+
+    **Which method** if none is given, and steps, save points and adjoints are left alone:
+
+    - on one axis with detailed balance `Rational()`: any horizon, right to 1e-9 or better;
+    - else `Strang()` for a `FokkerPlanck` and `Uniformization()` otherwise; but `ShiftInvert()`, which may be negative
+        within its error, once the horizon is beyond their reach.  Inside `jit` that is known at run time only: both
+        are compiled and one of them runs (`stats["far"]` says whether it was `ShiftInvert()`, and `Solution.method`
+        names both).  Compiling takes seconds longer: name a method to save them.  Under `vmap` the farthest member
+        decides for all of them, so split a batch of very different horizons.
+
+    Generators that depend on time, and grids too large to factor, always take the method that goes step by step.
 
     **Returns:** a `Solution` with `ps[0] == p0`, exactly.
 
     **Raises:** wrong shapes, a density that is negative, not finite or not of mass 1, and times that do not ascend,
     outside and inside `jit`; with `throw`, a solve that did not reach the last time.
 
-    **Accuracy in float32:** about 1e-5 in L1, and mass to 3e-5 over 25 steps.
+    **Accuracy in float32:** about 1e-5 in L1, and mass to 3e-5 over 25 steps of a splitting.
 
     !!! example
 
@@ -103,64 +114,132 @@ def solve(
     ts = check_times(jnp.asarray(ts, p0.dtype))
     options = (dt0, stepsize_controller, saveat, adjoint, progress_meter)
     plain = all(option is None for option in options)
+    far = None
     if method is None:
-        method = _choose(generator, p0, ts, plain)
+        method, far = _choose(generator, p0, ts, plain)
     name = type(method).__name__
     if ts.shape[0] == 1:
         mass = generator.mass(p0)[None]
         stats = dict(num_steps=0, num_accepted_steps=0, num_rejected_steps=0, mass=mass, min=jnp.min(p0))
         return Solution(ts, p0[None], RESULTS.successful, stats, name)
-    if not isinstance(method, diffrax.AbstractSolver):
-        if not plain:
-            raise ValueError(
-                f"Argument `method` must be a diffrax solver when steps, save points or adjoints are given, but it is "
-                f"{name}(), which covers the whole interval at once.  Leave them out, or use Strang()."
-            )
-        ps, result, stats = method.run(generator, p0, ts)
-        result = result if isinstance(result, RESULTS) else RESULTS.promote(result)
-        ps = answer(ps, result, True) if throw else ps
-        return Solution(ts, ps, result, stats | dict(mass=generator.mass(ps), min=jnp.min(ps)), name)
-    if atol is None:
-        atol = 1e-6 if p0.dtype == jnp.float64 else 1e-5
-    if stepsize_controller is None:
-        landing = ts if saveat is None else None
-        stepsize_controller = DensityController(rtol=rtol, atol=atol, step_ts=landing)  # pyright: ignore[reportCallIssue]
-    if saveat is None:
-        saveat = diffrax.SaveAt(ts=ts)
-    wants_state = isinstance(method, Strang) and not saveat.solver_state
-    if wants_state:
-        saveat = diffrax.SaveAt(
-            subs=saveat.subs, dense=saveat.dense, solver_state=True, controller_state=saveat.controller_state
+    steps = _Steps(rtol, atol, dt0, stepsize_controller, saveat, adjoint, progress_meter, max_steps)
+    if far is not None:
+        ps, result, stats = _either(far, method, steps, generator, p0, ts)
+        return Solution(ts, answer(ps, result, True) if throw else ps, result, stats, f"{name} or ShiftInvert")
+    if isinstance(method, diffrax.AbstractSolver):
+        at, ps, result, stats = steps.run(method, generator, p0, ts, throw)
+        return Solution(at, ps, result, stats, name)
+    if not plain:
+        raise ValueError(
+            f"Argument `method` must be a diffrax solver when steps, save points or adjoints are given, but it is "
+            f"{name}(), which covers the whole interval at once.  Leave them out, or use Strang()."
         )
-    sol = diffrax.diffeqsolve(
-        GeneratorTerm(generator),
-        method,
-        ts[0],
-        ts[-1],
-        None if dt0 is None else jnp.asarray(dt0, p0.dtype),
-        p0,
-        saveat=saveat,
-        stepsize_controller=stepsize_controller,
-        adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
-        progress_meter=diffrax.NoProgressMeter() if progress_meter is None else progress_meter,
-        max_steps=max_steps,
-        throw=throw,
-    )
-    stats = {k: v for k, v in sol.stats.items() if k != "max_steps"}
-    if isinstance(sol.ys, jax.Array):
-        stats |= dict(mass=generator.mass(sol.ys), min=jnp.min(sol.ys))
-    if isinstance(method, Strang) and sol.solver_state is not None:
-        stats |= dict(limited_steps=sol.solver_state.limited, moved_mass=sol.solver_state.moved)
-    return Solution(sol.ts, sol.ys, RESULTS.promote(sol.result), stats, name)  # pyright: ignore[reportArgumentType]
+    ps, result, stats = _at_once(method, generator, p0, ts)
+    return Solution(ts, answer(ps, result, True) if throw else ps, result, stats, name)
 
 
-def _choose(generator: AbstractGenerator, p0: Array, ts: Array, plain: bool) -> Any:
-    """A positive method, unless it is known that the horizon is too far for it."""
+class _Steps(NamedTuple):
+    """The options of a method that goes step by step, as `solve` takes them."""
+
+    rtol: Any
+    atol: Any
+    dt0: Any
+    controller: Any
+    saveat: Any
+    adjoint: Any
+    progress_meter: Any
+    max_steps: int | None
+
+    def run(self, method: diffrax.AbstractSolver, generator: AbstractGenerator, p0: Array, ts: Array, throw: bool):
+        """Times, densities, how it ended and statistics."""
+        controller, saveat = self.controller, self.saveat
+        if controller is None:
+            landing = ts if saveat is None else None
+            controller = DensityController(rtol=self.rtol, atol=self.atol, step_ts=landing)  # pyright: ignore[reportCallIssue]
+        if saveat is None:
+            saveat = diffrax.SaveAt(ts=ts)
+        wants_state = isinstance(method, Strang) and not saveat.solver_state
+        if wants_state:
+            saveat = diffrax.SaveAt(
+                subs=saveat.subs, dense=saveat.dense, solver_state=True, controller_state=saveat.controller_state
+            )
+        sol = diffrax.diffeqsolve(
+            GeneratorTerm(generator),
+            method,
+            ts[0],
+            ts[-1],
+            None if self.dt0 is None else jnp.asarray(self.dt0, p0.dtype),
+            p0,
+            saveat=saveat,
+            stepsize_controller=controller,
+            adjoint=diffrax.RecursiveCheckpointAdjoint() if self.adjoint is None else self.adjoint,
+            progress_meter=diffrax.NoProgressMeter() if self.progress_meter is None else self.progress_meter,
+            max_steps=self.max_steps,
+            throw=throw,
+        )
+        stats = {k: v for k, v in sol.stats.items() if k != "max_steps"}
+        if isinstance(sol.ys, jax.Array):
+            stats |= dict(mass=generator.mass(sol.ys), min=jnp.min(sol.ys))
+        if isinstance(method, Strang) and sol.solver_state is not None:
+            stats |= dict(limited_steps=sol.solver_state.limited, moved_mass=sol.solver_state.moved)
+        return sol.ts, sol.ys, RESULTS.promote(sol.result), stats
+
+
+def _at_once(method: Any, generator: AbstractGenerator, p0: Array, ts: Array) -> tuple[Array, RESULTS, dict[str, Any]]:
+    ps, result, stats = method.run(generator, p0, ts)
+    result = result if isinstance(result, RESULTS) else RESULTS.promote(result)
+    return ps, result, stats | dict(mass=generator.mass(ps), min=jnp.min(ps))
+
+
+def _either(far: Array, method: Any, steps: _Steps, generator: AbstractGenerator, p0: Array, ts: Array):
+    """`ShiftInvert` if the horizon turns out to be far, else `method`, with the statistics that both have."""
+
+    def common(result, ps, stats):
+        taken = jnp.asarray(stats["num_steps"], jnp.int32)
+        rejected = jnp.asarray(stats.get("num_rejected_steps", 0), jnp.int32)
+        steps = dict(num_steps=taken, num_accepted_steps=taken - rejected, num_rejected_steps=rejected)
+        return ps, result, steps | dict(mass=stats["mass"], min=stats["min"])
+
+    def near(generator, p0, ts):
+        if isinstance(method, diffrax.AbstractSolver):
+            _, ps, result, stats = steps.run(method, generator, p0, ts, throw=False)
+        else:
+            ps, result, stats = _at_once(method, generator, p0, ts)
+        return common(result, ps, stats)
+
+    def late(generator, p0, ts):
+        ps, result, stats = _at_once(ShiftInvert(), generator, p0, ts)
+        return common(result, ps, stats)
+
+    ps, result, stats = lax.cond(far, late, near, generator, p0, ts)
+    return ps, result, stats | dict(far=far)
+
+
+@jax.custom_batching.custom_vmap
+def _largest(x: Array) -> Array:
+    """The largest of a batch, one number for all: what depends on it stays a branch under `vmap`."""
+    return x
+
+
+@_largest.def_vmap
+def _(axis_size, in_batched, x):
+    del axis_size, in_batched
+    return _largest(jnp.max(x, axis=0)), False
+
+
+def _choose(generator: AbstractGenerator, p0: Array, ts: Array, plain: bool) -> tuple[Any, Array | None]:
+    """A method, and whether the horizon is too far for it if that is known at run time only."""
     splits = isinstance(generator, FokkerPlanck)
     usual = Strang() if splits else Uniformization()
-    if generator.time_dependent or not plain or not factorable(generator):
-        return usual
+    if generator.time_dependent or not plain:
+        return usual, None
+    if obstacle(generator) is None:
+        return Rational(), None
+    if not factorable(generator):
+        return usual, None
     rate = jnp.sum(jnp.abs(generator.apply(p0))) / jnp.sum(p0) if splits else jnp.max(generator.outflow())
     reach = _SPLITTING_REACH if splits else _UNIFORMIZATION_REACH
-    far = rate * (ts[-1] - ts[0]) > reach
-    return ShiftInvert() if not is_traced(far) and bool(far) else usual
+    turns = rate * (ts[-1] - ts[0])
+    if is_traced(turns):
+        return usual, _largest(lax.stop_gradient(turns)) > reach
+    return (ShiftInvert() if bool(turns > reach) else usual), None

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from ._face_rates import AxisRates
 
@@ -134,15 +134,15 @@ class Chain(eqx.Module):
     `pivots` are reciprocal pivots on a CPU and the losses elsewhere, where nothing is kept from solve to solve.
     """
 
-    up: Float[Array, "n *rest"]
-    down: Float[Array, "n *rest"]
-    pivots: Float[Array, "n *rest"]
+    up: Inexact[Array, "n *rest"]
+    down: Inexact[Array, "n *rest"]
+    pivots: Inexact[Array, "n *rest"]
 
-    def solve(self, d: Float[Array, "n *rest"]) -> Float[Array, "n *rest"]:
+    def solve(self, d: Inexact[Array, "n *rest"]) -> Inexact[Array, "n *rest"]:
         args = (self.up, self.down, self.pivots, d)
         return lax.platform_dependent(*args, cpu=_lanes_last(_scan_solve), default=_reduction_solve)
 
-    def transpose_solve(self, g: Float[Array, "n *rest"]) -> Float[Array, "n *rest"]:
+    def transpose_solve(self, g: Inexact[Array, "n *rest"]) -> Inexact[Array, "n *rest"]:
         args = (self.up, self.down, self.pivots, g)
         return lax.platform_dependent(*args, cpu=_lanes_last(_scan_transpose), default=_reduction_transpose)
 
@@ -151,16 +151,16 @@ class Ring(eqx.Module):
     """The factor of a ring: the last cell is eliminated last, and closes the chain with a rank-one correction."""
 
     chain: Chain
-    to_last: Float[Array, "m *rest"]
-    spread: Float[Array, "m *rest"]
-    pivot: Float[Array, "*rest"]
+    to_last: Inexact[Array, "m *rest"]
+    spread: Inexact[Array, "m *rest"]
+    pivot: Inexact[Array, "*rest"]
 
-    def solve(self, d: Float[Array, "n *rest"]) -> Float[Array, "n *rest"]:
+    def solve(self, d: Inexact[Array, "n *rest"]) -> Inexact[Array, "n *rest"]:
         y = self.chain.solve(d[:-1])
         last = ((d[-1] + jnp.sum(self.to_last * y, axis=0)) / self.pivot)[None]
         return jnp.concatenate([y + self.spread * last, last])
 
-    def transpose_solve(self, g: Float[Array, "n *rest"]) -> Float[Array, "n *rest"]:
+    def transpose_solve(self, g: Inexact[Array, "n *rest"]) -> Inexact[Array, "n *rest"]:
         last = ((g[-1] + jnp.sum(self.spread * g[:-1], axis=0)) / self.pivot)[None]
         return jnp.concatenate([self.chain.transpose_solve(g[:-1] + self.to_last * last), last])
 
@@ -171,9 +171,12 @@ def _chain(up: Array, down: Array, loss: Array) -> Chain:
 
 
 def factor(
-    up: Float[Array, "n *rest"], down: Float[Array, "n *rest"], loss: Float[Array, "n *rest"], periodic: bool
+    up: Inexact[Array, "n *rest"], down: Inexact[Array, "n *rest"], loss: Inexact[Array, "n *rest"], periodic: bool
 ) -> Chain | Ring:
-    """The factor of `A p = (loss + up + down) p - inflow` along the first axis; `loss >= 0` are its column sums."""
+    """The factor of `A p = (loss + up + down) p - inflow` along the first axis; `loss >= 0` are its column sums.
+
+    Complex ones, away from the spectrum, keep the accuracy though not the signs.
+    """
     if not periodic:
         return _chain(up, down, loss)
     chain = _chain(up[:-1], down[:-1], loss[:-1])
