@@ -85,8 +85,9 @@ def solve(
     - else `Strang()` for a `FokkerPlanck` and `Uniformization()` otherwise; but `ShiftInvert()`, which may be negative
         within its error, once the horizon is beyond their reach.  Inside `jit` that is known at run time only: both
         are compiled and one of them runs (`stats["far"]` says whether it was `ShiftInvert()`, and `Solution.method`
-        names both).  Compiling takes seconds longer: name a method to save them.  Under `vmap` the farthest member
-        decides for all of them, so split a batch of very different horizons.
+        names both).  Under `vmap` the farthest member decides for all of them, so split a batch of very different
+        horizons.  On two axes and more, where compiling both takes some ten seconds, `Strang()` is taken inside
+        `jit`: name `ShiftInvert()` for times far beyond the relaxation.
 
     Generators that depend on time, and grids too large to factor, always take the method that goes step by step.
 
@@ -241,5 +242,7 @@ def _choose(generator: AbstractGenerator, p0: Array, ts: Array, plain: bool) -> 
     reach = _SPLITTING_REACH if splits else _UNIFORMIZATION_REACH
     turns = rate * (ts[-1] - ts[0])
     if is_traced(turns):
+        if splits and len(generator.shape) > 1:
+            return usual, None
         return usual, _largest(lax.stop_gradient(turns)) > reach
     return (ShiftInvert() if bool(turns > reach) else usual), None
