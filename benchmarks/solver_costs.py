@@ -9,7 +9,7 @@ from solver_problems import at_most, box_well, double_well, ours, problem, rxs
 GRADIENT, SLOPE, TRAFFIC = 3.5, 1.25, 4.0
 
 
-def _density(given, ts, method=None):
+def _density(given, ts, method):
     """A mean over the densities at all times but the first, in the temperature, the potential and the start."""
     weight = given.grid.points[..., 0]
 
@@ -24,12 +24,12 @@ def _temperatures(given, kTs, times):
     """A mean of passage times, all temperatures at once."""
     mask = jnp.sum((given.grid.points - jnp.array([1.0, -0.25])) ** 2, axis=-1) < 0.09
     mean = lambda kT, a, p0: given.grid.integrate(rxs.mean_first_passage_time(given.generator(kT, a), mask) * p0)
-    many = lambda kTs, a, p0: jnp.sum(jax.vmap(mean, in_axes=(0, None, None))(kTs, a, p0))
+    many = lambda kTs, a, p0: jnp.sum(jax.lax.map(lambda kT: mean(kT, a, p0), kTs))
     return (mean if times == 1 else many), (kTs, jnp.asarray(1.0), given.p0)
 
 
 def _sweep(given, kTs):
-    one, (_, a, p0) = _density(given, [0.0, 10.0])
+    one, (_, a, p0) = _density(given, [0.0, 10.0], rxs.Rational())
     return lambda kTs, a, p0: jnp.sum(jax.vmap(one, in_axes=(0, None, None))(kTs, a, p0)), (kTs, a, p0)
 
 
@@ -45,12 +45,12 @@ def gradients(fast):
     many = jnp.linspace(0.08, 0.2, 2 if fast else 32)
     whole = rxs.ShiftInvert()
     jobs = {
-        "256^2, t=5": _density(plane, [0.0, 5.0]),
+        "256^2, t=5": _density(plane, [0.0, 5.0], rxs.Strang()),
         "256^2, t=5, 50 times": _density(plane, np.linspace(0, 5, 51), whole),
-        "128^2 box, t=1": _density(box, [0.0, 1.0]),
-        "1024 cells, t=10": _density(line, [0.0, 10.0], whole),
+        "128^2 box, t=1": _density(box, [0.0, 1.0], rxs.Strang()),
+        "1024 cells, t=10": _density(line, [0.0, 10.0], rxs.Rational()),
         "128^2, t=1e5": _density(late, [0.0, 1e5], whole),
-        "48^3, t=1": _density(cube, [0.0, 1.0]),
+        "48^3, t=1": _density(cube, [0.0, 1.0], rxs.Strang()),
         "passage time 256^2": _temperatures(plane, jnp.asarray(0.1), 1),
         f"the same at {many.size} temperatures": _temperatures(plane, many, many.size),
         f"256 cells, {side}x{side}": _sweep(short, kTs),
@@ -68,7 +68,7 @@ def growth(fast):
     sides, seconds = ((16, 32) if fast else (64, 128, 256, 512)), []
     for n in sides:
         given = problem((n, n))
-        run = lambda kT, g=given: rxs.solve(g.generator(kT), g.p0, jnp.array([0.0, 5.0])).ps[-1]
+        run = lambda kT, g=given: rxs.solve(g.generator(kT), g.p0, jnp.array([0.0, 5.0]), method=rxs.Strang()).ps[-1]
         seconds.append(ours(run, given.kT)[0])
     slope = np.polyfit(np.log(np.square(sides)), np.log(seconds), 1)[0]
     note = "log time over log cells: " + ", ".join(f"{n}^2 {s:.3g} s" for n, s in zip(sides, seconds, strict=True))
@@ -83,7 +83,7 @@ def bandwidth(fast):
     """
     n = 32 if fast else 256
     given = problem((n, n))
-    run = lambda kT: rxs.solve(given.generator(kT), given.p0, jnp.array([0.0, 5.0]))
+    run = lambda kT: rxs.solve(given.generator(kT), given.p0, jnp.array([0.0, 5.0]), method=rxs.Strang())
     seconds, solution, _ = ours(run, given.kT)
     step = seconds / int(solution.stats["num_steps"])
     array = 8 * n * n

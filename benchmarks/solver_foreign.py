@@ -13,7 +13,7 @@ from solver_peers import l1, shift_invert, timed
 
 def fplanck_run(given):
     """Its own rates for the same potential; the error is that in time, against another method on its matrix."""
-    from fplanck.solver import FokkerPlanck
+    from fplanck.solver import FokkerPlanck  # pyright: ignore[reportMissingImports]
     from scipy import constants
 
     shape, span, t = given["potential"].shape, float(given["span"]), float(given["t"])
@@ -34,20 +34,20 @@ def fplanck_run(given):
 
 def fipy_run(given):
     """Implicit Euler with exponential fitting, which is the same generator; as many steps as ours."""
-    from fipy import CellVariable, DiffusionTerm, ExponentialConvectionTerm, Grid2D, TransientTerm
-    from fipy.solvers.scipy import LinearGMRESSolver, LinearLUSolver
+    import fipy  # pyright: ignore[reportMissingImports]
+    from fipy.solvers.scipy import LinearGMRESSolver, LinearLUSolver  # pyright: ignore[reportMissingImports]
 
     (n, m), span, steps = given["potential"].shape, float(given["span"]), int(given["steps"])
     # FiPy's cells run along x first.
-    mesh = Grid2D(nx=n, ny=m, dx=span / n, dy=span / m)
-    potential = CellVariable(mesh=mesh, value=given["potential"].T.ravel())
-    term = DiffusionTerm(float(given["kT"])) - ExponentialConvectionTerm(-potential.faceGrad)
+    mesh = fipy.Grid2D(nx=n, ny=m, dx=span / n, dy=span / m)
+    potential = fipy.CellVariable(mesh=mesh, value=given["potential"].T.ravel())
+    term = fipy.DiffusionTerm(float(given["kT"])) - fipy.ExponentialConvectionTerm(-potential.faceGrad)
     first, exact = given["start"].T.ravel(), given["exact"].T.ravel()
 
     def run(solver, steps=steps):
-        p = CellVariable(mesh=mesh, value=first)
+        p = fipy.CellVariable(mesh=mesh, value=first)
         for _ in range(steps):
-            (TransientTerm() == term).solve(var=p, dt=float(given["t"]) / steps, solver=solver())
+            (fipy.TransientTerm() == term).solve(var=p, dt=float(given["t"]) / steps, solver=solver())
         return np.asarray(p.value)
 
     solvers = dict(LU=LinearLUSolver)
@@ -60,7 +60,7 @@ def fipy_run(given):
 
 def pde_run(given):
     """Runge-Kutta with error control on its compiled backend; the error is that in time, on its own stencil."""
-    import pde
+    import pde  # pyright: ignore[reportMissingImports]
 
     shape, half, kT, t = given["potential"].shape, float(given["span"]) / 2, float(given["kT"]), float(given["t"])
     grid = pde.CartesianGrid([[-half, half]] * len(shape), shape)
