@@ -23,9 +23,9 @@ def quartic(theta):
     return (theta[0] ** 2 - 1) ** 2 / 4
 
 
-def passage(D, cells, convention=None):
-    """From -1 to 1 over the quartic barrier; the target's edge lies inside a cell."""
-    grid = rxs.Grid(-2.6, 2.63, cells)
+def passage(D, cells, convention=None, upper=2.6):
+    """From -1 to 1 over the quartic barrier; the target's edge lies on a face unless `upper` says otherwise."""
+    grid = rxs.Grid(-2.6, upper, cells)
     if convention is None:
         W = rxs.FokkerPlanck.from_potential(quartic, grid, D)
     else:
@@ -34,44 +34,60 @@ def passage(D, cells, convention=None):
     return at(grid, tau, -1.0)
 
 
-@pytest.mark.parametrize(
-    "convention, exact",
-    [
-        (None, {0.1: 66.26862636, 0.05: 729.67069194, 0.025: 102108.3655}),
-        (rxs.Ito(), {0.05: 184.962239}),
-        (rxs.Stratonovich(), {0.05: 243.009653}),
-        (rxs.AntiIto(), {0.05: 324.737478}),
-    ],
-    ids=str,
-)
-def test_known_times(convention, exact):
-    """Cases 3 and 5 to 2e-4 after extrapolation, an error that falls with the cells, and the derivative in D."""
-    runs = [jax.jit(jax.value_and_grad(lambda D, n=n: passage(D, n, convention))) for n in (500, 1000)]
-    for D, value in exact.items():
-        (coarse, _), (fine, slope) = (run(D) for run in runs)
-        np.testing.assert_allclose((4 * fine - coarse) / 3, value, rtol=2e-4)
-        assert abs(fine - value) < 0.35 * abs(coarse - value)
-        near = [float(runs[1](D * (1 + s))[0]) for s in (-2e-3, -1e-3, 1e-3, 2e-3)]
-        np.testing.assert_allclose(slope, (near[0] - 8 * near[1] + 8 * near[2] - near[3]) / (12e-3 * D), rtol=1e-6)
+def test_known_times():
+    """Cases 3 and 5: the limit of ever smaller cells, to 1e-7; the error falls like their square."""
+    cold, conventions = jnp.array([0.1, 0.05, 0.025]), (rxs.Ito(), rxs.Stratonovich(), rxs.AntiIto())
+
+    @jax.jit
+    def run(cold):
+        def one(n):
+            wells = jax.lax.map(lambda D: passage(D, n), cold)
+            return jnp.concatenate([wells, jnp.stack([passage(cold[1], n, c) for c in conventions])])
+
+        return [one(n) for n in (208, 416, 832)]
+
+    a, b, c = (np.asarray(x) for x in run(cold))
+    exact = [66.26862636, 729.67069194, 102108.3655, 184.962239, 243.009653, 324.737478]
+    coarse, fine = (4 * b - a) / 3, (4 * c - b) / 3
+    np.testing.assert_allclose((16 * fine - coarse) / 15, exact, rtol=1e-7)
+    order = np.log2((a - exact) / (b - exact))
+    assert np.all((1.9 < order) & (order < 2.1))
 
 
-@pytest.mark.slow
+def test_times_with_an_edge_inside_a_cell():
+    """Second order too, and the derivative in the diffusion."""
+
+    @jax.jit
+    def run(D):
+        slope = jax.grad(lambda D: passage(D, 500, rxs.Ito(), 2.63))(D)
+        near = jax.lax.map(lambda D: passage(D, 500, rxs.Ito(), 2.63), D * jnp.array([0.998, 0.999, 1.0, 1.001, 1.002]))
+        return slope, near, passage(D, 125, rxs.Ito(), 2.63)
+
+    slope, near, coarse = run(0.05)
+    errors = np.array([coarse, near[2]]) / 184.962239 - 1
+    assert 1.5 < np.log2(np.abs(errors[0] / errors[1])) / 2 < 2.5 and abs(errors[1]) < 2e-4
+    np.testing.assert_allclose(slope, (near[0] - 8 * near[1] + 8 * near[3] - near[4]) / (12e-3 * 0.05), rtol=1e-6)
+
+
 def test_exit_from_an_interval():
     """Case 9: mean 1 and variance 2/3, at second order; absorbing sides and a predicate agree."""
-    means = []
-    for n in (25, 51):
-        grid = rxs.Grid(-1.0, 1.0, n, boundary="absorbing")
-        W = rxs.FokkerPlanck(jnp.zeros(1), 0.5, grid)
+
+    def exit(n):
+        W = rxs.FokkerPlanck(jnp.zeros(1), 0.5, rxs.Grid(-1.0, 1.0, n, boundary="absorbing"))
         factor = rxs.factorize(W)
         mean = rxs.mean_first_passage_time(W, None, factor=factor)[n // 2]
-        variance = rxs.first_passage_variance(W, None, factor=factor)[n // 2]
-        means.append((float(mean) - 1, float(variance) - 2 / 3))
-    assert np.all(np.abs(means[1]) < 1e-3)
-    wide = rxs.Grid(-1.37, 1.41, 80)
-    W = rxs.FokkerPlanck(jnp.zeros(1), 0.5, wide)
-    tau = rxs.mean_first_passage_time(W, lambda x: jnp.abs(x[0]) > 1)
-    x = wide.axes[0]
-    np.testing.assert_allclose(tau, jnp.where(jnp.abs(x) > 1, 0, 1 - x**2), atol=(2.78 / 80) ** 2 / 4)
+        return jnp.stack([mean - 1, rxs.first_passage_variance(W, None, factor=factor)[n // 2] - 2 / 3])
+
+    @jax.jit
+    def run():
+        wide = rxs.Grid(-1.37, 1.41, 80)
+        W = rxs.FokkerPlanck(jnp.zeros(1), 0.5, wide)
+        return [exit(n) for n in (15, 45)], wide.axes[0], rxs.mean_first_passage_time(W, lambda x: jnp.abs(x[0]) > 1)
+
+    (coarse, fine), x, tau = run()
+    order = np.log(np.abs(coarse / fine)) / np.log(3)
+    assert np.all((1.9 < order) & (order < 2.1)) and np.all(np.abs(fine) < 1e-3)
+    np.testing.assert_allclose(tau, np.where(np.abs(x) > 1, 0, 1 - x**2), atol=(2.78 / 80) ** 2 / 4)
 
 
 def test_double_well_transitions():
@@ -145,12 +161,23 @@ def test_low_temperature_committor():
 
 def test_driven_flux_balances():
     """On a driven ring the reactive flux out of A is that into B, and masks on a chain give textbook numbers."""
-    ring = rxs.Grid(0.0, 2 * jnp.pi, 40, boundary="periodic")
-    W = rxs.FokkerPlanck(lambda x: 1.0 + 0.5 * jnp.sin(x), 0.3, ring)
-    a, b = jnp.arange(40) < 5, (jnp.arange(40) >= 20) & (jnp.arange(40) < 25)
-    law = rxs.stationary(W)
-    there, back = rxs.reactive_flux(W, a, b, law=law), rxs.reactive_flux(W, b, a, law=law)
+    a, b = np.arange(40) < 5, (np.arange(40) >= 20) & (np.arange(40) < 25)
+
+    @jax.jit
+    def run():
+        ring = rxs.Grid(0.0, 2 * jnp.pi, 40, boundary="periodic")
+        W = rxs.FokkerPlanck(lambda x: 1.0 + 0.5 * jnp.sin(x), 0.3, ring)
+        law = rxs.stationary(W)
+        ends = jnp.asarray(a), jnp.asarray(b)
+        chain = rxs.MasterEquation.from_edges([0, 1, 1, 2], [1, 0, 2, 1], jnp.array([1.0, 2.0, 3.0, 4.0]), size=3)
+        first, last = jnp.arange(3) == 0, jnp.arange(3) == 2
+        both = [rxs.reactive_flux(W, *e, law=law) for e in (ends, ends[::-1])]
+        return both, rxs.reactive_flux(chain, first, last), rxs.transition_rate(chain, first, last)
+
+    (there, back), flux, rate = run()
     np.testing.assert_allclose(there, back, rtol=1e-12)
+    # pi = (8, 4, 3)/15, and the middle came from the first with chance 2/5: 3 (4/15)(2/5) over 8/15 + (4/15)(2/5).
+    np.testing.assert_allclose([flux, rate], [0.32, 0.5], rtol=1e-12)
 
 
 def test_outcomes():

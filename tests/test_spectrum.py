@@ -4,39 +4,61 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from systems import ExclusionProcess
 
 import rxjax_solvers as rxs
 
 
 def test_oscillator_and_double_well():
-    """Cases 1 and 3: 0, -1, -2, ... and the slow rate of a double well, with its derivative."""
+    """Cases 1 and 3: 0, -1, -2, ... and the slow rate of a double well, extrapolated; with its derivative."""
 
-    def run(D):
-        grid = rxs.Grid(-2.6, 2.6, 400)
+    def slow(D, cells):
+        grid = rxs.Grid(-2.6, 2.6, cells)
         W = rxs.FokkerPlanck.from_potential(lambda x: (x[0] ** 2 - 1) ** 2 / 4, grid, D)
-        values, modes = rxs.spectrum(W, 3)
-        defect = jax.vmap(W.apply)(modes) - values[:, None] * modes
-        return values[1], (values, jnp.sum(jnp.abs(defect), axis=1))
+        values, modes = rxs.spectrum(W, 2)
+        return values[1], (values[0], W.apply(modes[1]) - values[1] * modes[1])
 
-    f = jax.jit(jax.value_and_grad(run, has_aux=True))
-    for D, exact in ((0.1, 0.0335452873), (0.05, 0.00277614064), (0.025, 1.958927e-5)):
-        (_, (values, defect)), slope = f(D)
-        assert values.dtype == jnp.float64 and abs(values[0]) == 0
-        np.testing.assert_allclose(-values[1], exact, rtol=1e-3)
-        assert jnp.max(defect) < 1e-9
-        up, down = (float(f(D * (1 + s))[0][0]) for s in (1e-4, -1e-4))
-        np.testing.assert_allclose(slope, (up - down) / (2e-4 * D), rtol=1e-5)
-    ou = rxs.FokkerPlanck.from_potential(lambda x: x[0] ** 2 / 2, rxs.Grid(-5.0, 5.0, 300), 0.5)
-    np.testing.assert_allclose(jax.jit(lambda: rxs.spectrum(ou, 4)[0])(), [0, -1, -2, -3], atol=4e-3)
+    def oscillator(cells):
+        W = rxs.FokkerPlanck.from_potential(lambda x: x[0] ** 2 / 2, rxs.Grid(-5.0, 5.0, cells), 0.5)
+        return rxs.spectrum(W, 4)[0]
+
+    cold = jnp.array([0.1, 0.05, 0.025])
+
+    @jax.jit
+    def run():
+        near = jnp.concatenate([cold, cold * (1 + 1e-4), cold * (1 - 1e-4)])
+        both = jax.lax.map(jax.value_and_grad(lambda D: slow(D, 100), has_aux=True), near)
+        finer = [jax.lax.map(lambda D, n=n: slow(D, n)[0], cold) for n in (200, 400)]
+        return both, finer, [oscillator(n) for n in (64, 128)]
+
+    ((rates, (zero, defect)), slopes), (b, c), (wide, narrow) = run()
+    assert rates.dtype == jnp.float64 and np.all(np.asarray(zero) == 0)
+    assert np.max(np.sum(np.abs(defect), axis=1)) < 1e-9
+    a, up, down = np.split(np.asarray(rates), 3)
+    limit = (16 * (4 * c - b) / 3 - (4 * b - a) / 3) / 15
+    np.testing.assert_allclose(-limit, [0.0335452873, 0.00277614064, 1.958927e-5], rtol=2e-6)
+    np.testing.assert_allclose(slopes[:3], (up - down) / (2e-4 * cold), rtol=1e-5)
+    np.testing.assert_allclose((4 * narrow - wide) / 3, [0, -1, -2, -3], atol=1e-3)
+
+
+def test_gap_of_the_exclusion_process():
+    """Case 16: how fast particles that hop to the right forget where they were."""
+    system = ExclusionProcess()
+    gap = -jax.jit(lambda: rxs.spectrum(system.generator(jnp.ones(2)), 2)[0][1])()
+    np.testing.assert_allclose(gap, system.gap, rtol=1e-8)
 
 
 def test_slow_rate_keeps_its_relative_accuracy():
     """60 kT: the rate is that of the passage time, 1e-27 beside rates of 1e3."""
-    grid = rxs.Grid(-1.3, 1.3, 41)
-    W = rxs.FokkerPlanck.from_potential(lambda x: (x[0] ** 2 - 1) ** 2 - 0.1 * x[0], grid, 1 / 60)
-    rate = -jax.jit(lambda: rxs.spectrum(W, 2)[0][1])()
-    cells = jnp.arange(41)
-    tau = rxs.mean_first_passage_time(W, cells == 36)[4]
+
+    @jax.jit
+    def run():
+        W = rxs.FokkerPlanck.from_potential(
+            lambda x: (x[0] ** 2 - 1) ** 2 - 0.1 * x[0], rxs.Grid(-1.3, 1.3, 41), 1 / 60
+        )
+        return -rxs.spectrum(W, 2)[0][1], rxs.mean_first_passage_time(W, jnp.arange(41) == 36)[4]
+
+    rate, tau = run()
     assert tau > 1e20
     np.testing.assert_allclose(rate * tau, 1, rtol=1e-3)
 

@@ -21,15 +21,17 @@ def velocity(V0, F, D, cells=240):
     W = ring(V0, F, D, cells)
     p = rxs.stationary(W)
     (j,) = rxs.probability_current(W, p)
-    return 2 * jnp.pi * jnp.mean(j), (p, j)
+    return 2 * jnp.pi * jnp.mean(j), (p, j, rxs.entropy_production(W, p))
 
 
 def test_tilted_ring():
     """Cases 7 and 8: mean velocities, a current that is the same through every face, derivatives."""
     run = jax.jit(jax.value_and_grad(velocity, argnums=(0, 1, 2), has_aux=True))
     for args, exact in (((1.0, 0.5, 0.5), 0.1755934060), ((1.0, 1.0, 0.1), 0.3689532458), ((0.0, 0.7, 0.3), 0.7)):
-        (v, (p, j)), slope = run(*args)
+        (v, (p, j, production)), slope = run(*args)
         np.testing.assert_allclose(v, exact, rtol=1e-5)
+        # The work of the force, turned into heat.
+        np.testing.assert_allclose(production, args[1] * v / args[2], rtol=1e-9)
         assert np.ptp(j) < 1e-12 and jnp.min(p) > 0
         np.testing.assert_allclose(jnp.mean(p), 1 / (2 * np.pi), rtol=1e-13)
         h = 1e-5
@@ -149,17 +151,20 @@ def test_outcomes_are_named():
 
 
 def test_quasi_stationary_law():
-    """Case 9 at late times: the lowest sine, rate D (pi/2)^2; the rate's derivative."""
+    """A drift b between absorbing sides: the lowest sine times `e^(b x/2D)`, rate `D (pi/2)^2 + b^2/4D`, its slope."""
+    b = 0.8
 
     def run(D):
         grid = rxs.Grid(-1.0, 1.0, 60, boundary="absorbing")
-        law, rate = rxs.quasi_stationary(rxs.FokkerPlanck(jnp.zeros(1), D, grid))
-        return rate, (law, jnp.pi / 4 * jnp.cos(jnp.pi / 2 * grid.axes[0]))
+        law, rate = rxs.quasi_stationary(rxs.FokkerPlanck(jnp.array([b]), D, grid))
+        exact = jnp.exp(b * grid.axes[0] / (2 * D)) * jnp.cos(jnp.pi / 2 * grid.axes[0])
+        return rate, (law, grid.normalize(exact))
 
-    (rate, (law, exact)), slope = jax.jit(jax.value_and_grad(run, has_aux=True))(0.5)
-    np.testing.assert_allclose(rate, np.pi**2 / 8, rtol=3e-4)
-    np.testing.assert_allclose(slope, rate / 0.5, rtol=1e-10)
-    np.testing.assert_allclose(law, exact, rtol=1e-3)
+    with rxs.checks_off():
+        (rate, (law, exact)), slope = jax.jit(jax.value_and_grad(run, has_aux=True))(0.5)
+    np.testing.assert_allclose(rate, np.pi**2 / 8 + b**2 / 2, rtol=5e-4)
+    np.testing.assert_allclose(slope, np.pi**2 / 4 - b**2, rtol=2e-3)
+    np.testing.assert_allclose(law, exact, rtol=2e-3)
 
 
 def test_current_closes_the_balance():
