@@ -57,15 +57,15 @@ def _grown(state: MonitorState, step: Step, every: int) -> MonitorState:
 def _curvature(step: Step, lanczos_steps: int) -> dict[str, Array]:
     """Sharpness of the batch: its largest eigenvalue, along its gradient, and along the step."""
     assert step.loss_fn is not None
-    flat = flat_loss(step.loss_fn, step.params, step.batch)
-    top = largest_eigenvalue(flat, lanczos_steps, jr.key(0))
-    g = flat.gradient()
-    along = ravel_pytree(jax.tree.map(lambda x: x.astype(flat.origin.dtype), step.update))[0]
+    g, product = flat_loss(step.loss_fn, step.params, step.batch).expand()
+    top = largest_eigenvalue(product, g, lanczos_steps, jr.key(0))
+    along = ravel_pytree(jax.tree.map(lambda x: x.astype(g.dtype), step.update))[0]
+    bent, turned = jax.vmap(product)(jnp.stack([g, along]))
     return {
         "lambda_max": top.value,
         "lambda_max_error": top.error,
-        "batch_sharpness": _ratio(jnp.sum(g * flat.product(g)), jnp.sum(g * g)),
-        "step_edge": _ratio(jnp.sum(along * flat.product(along)), -2 * jnp.sum(g * along)),
+        "batch_sharpness": _ratio(jnp.sum(g * bent), jnp.sum(g * g)),
+        "step_edge": _ratio(jnp.sum(along * turned), -2 * jnp.sum(g * along)),
     }
 
 

@@ -48,8 +48,7 @@ def batch_sharpness(loss_fn: Callable, params: PyTree, batches: PyTree) -> Estim
 @eqx.filter_jit
 def _measured(loss_fn: Callable, params: PyTree, batches: PyTree) -> Estimate:
     def one(batch):
-        flat = flat_loss(loss_fn, params, batch)
-        g = flat.gradient()
-        return jnp.sum(g * flat.product(g)), jnp.sum(g * g)
+        g, product = flat_loss(loss_fn, params, batch).expand()
+        return jnp.sum(g * product(g)), jnp.sum(g * g)
 
     return ratio_of_means(*jax.lax.map(one, batches))

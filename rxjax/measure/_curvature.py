@@ -16,8 +16,8 @@ class FlatLoss(NamedTuple):
     """A loss as a function of one flat vector."""
 
     origin: Array  # (d,), float32 or wider: the parameters
-    gradient: Callable  # () -> (d,)
-    product: Callable  # v (d,) -> H v (d,)
+    gradient: Callable  # () -> g (d,)
+    expand: Callable  # () -> (g (d,), the function v (d,) -> H v (d,)), linearised once for all products
 
 
 def moving_part(params: PyTree) -> tuple[PyTree, PyTree]:
@@ -43,8 +43,9 @@ def flat_loss(loss_fn: Callable, params: PyTree, batch: PyTree) -> FlatLoss:
     narrow = lambda v: jax.tree.map(lambda x, p: x.astype(p.dtype), unravel(v), moved)
     flat = lambda tree: ravel_pytree(jax.tree.map(lambda x: x.astype(origin.dtype), tree))[0]
     slope = jax.grad(lambda p: loss_fn(eqx.combine(p, fixed), batch))
-    return FlatLoss(
-        origin,
-        lambda: flat(slope(moved)),
-        lambda v: flat(jax.jvp(slope, (moved,), (narrow(v),))[1]),
-    )
+
+    def expand() -> tuple[Array, Callable]:
+        gradient, bend = jax.linearize(slope, moved)
+        return flat(gradient), lambda v: flat(bend(narrow(v)))
+
+    return FlatLoss(origin, lambda: flat(slope(moved)), expand)

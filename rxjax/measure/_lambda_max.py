@@ -9,7 +9,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, PyTree
 from matfree import decomp
 
-from ._curvature import FlatLoss, flat_loss
+from ._curvature import flat_loss
 
 
 class LargestEigenvalue(eqx.Module):
@@ -38,7 +38,7 @@ def lambda_max(
     - `params`: any PyTree; its real floating arrays are the parameters, all else is left alone.
     - `batch`: handed to `loss_fn`.  The Hessian is that of this batch: take the whole data set, or one batch of 1000
       examples, and keep it, since curvatures of different batches cannot be compared.
-    - `steps`: Hessian-vector products, each of the cost of two to three gradients.  Memory: `steps` vectors like the
+    - `steps`: Hessian-vector products, each of the cost of about two gradients.  Memory: `steps` vectors like the
       parameters.
     - `key`: of the random start; fixed if not given.
 
@@ -69,14 +69,15 @@ def lambda_max(
 
 @eqx.filter_jit
 def _measured(loss_fn: Callable, params: PyTree, batch: PyTree, steps: int, key: Array) -> LargestEigenvalue:
-    return largest_eigenvalue(flat_loss(loss_fn, params, batch), steps, key)
+    gradient, product = flat_loss(loss_fn, params, batch).expand()
+    return largest_eigenvalue(product, gradient, steps, key)
 
 
-def largest_eigenvalue(flat: FlatLoss, steps: int, key: Array) -> LargestEigenvalue:
-    """The largest Ritz value of `steps` products and its residual."""
-    start = jr.normal(key, flat.origin.shape, flat.origin.dtype)
+def largest_eigenvalue(product: Callable, like: Array, steps: int, key: Array) -> LargestEigenvalue:
+    """The largest Ritz value of `steps` products of vectors shaped `like` this one, and its residual."""
+    start = jr.normal(key, like.shape, like.dtype)
     run = decomp.tridiag_sym(min(steps, start.size), materialize=False, custom_vjp=False)
-    found = run(flat.product, start / jnp.sqrt(jnp.sum(start**2)))
+    found = run(product, start / jnp.sqrt(jnp.sum(start**2)))
     diagonal, beside = found.J_small
     below = jnp.concatenate([beside, jnp.sqrt(jnp.sum(found.residual**2))[None]])
     # A residual of zero ends the iteration early: what follows it is normalised rounding, or NaN, and is cut off.
