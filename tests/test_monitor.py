@@ -56,12 +56,13 @@ def train(monitor, optimizer, params, data, extras=("loss_fn", "batch", "opt_sta
         value, grads = jax.value_and_grad(loss_fn)(params, batch)
         grads = jax.tree.map(lambda g: jnp.where(i == spoil, jnp.nan, 1).astype(g.dtype) * g, grads)
         updates, opt = optimizer.update(grads, opt, params)
-        updates = jax.tree.map(lambda u: jnp.where(i == spoil, jnp.zeros_like(u), u), updates)
+        # The spoiled step is shown to the monitor and not taken.
+        taken = jax.tree.map(lambda u: jnp.where(i == spoil, jnp.zeros_like(u), u), updates)
         more = {"loss_fn": loss_fn, "batch": batch, "opt_state": opt, "loss": value, "of_no_use": 1}
         kept = {k: v for k, v in more.items() if k in (*extras, "of_no_use")}
         seen, found = monitor.update(seen, params=params, grads=grads, updates=updates, **kept)
         trace = (params, grads, updates) if full else ()
-        return (optax.apply_updates(params, updates), opt, seen), (found, trace)
+        return (optax.apply_updates(params, taken), opt, seen), (found, trace)
 
     steps = jnp.arange(len(data[0]))
     return jax.lax.scan(step, (params, optimizer.init(params), monitor.init(params)), (steps, data))
@@ -208,7 +209,7 @@ def test_steps_that_are_not_finite_are_counted_and_do_not_spread():
     found = jax.tree.map(np.asarray, compiled(run)(both, jnp.array([5, -1])))
     spoiled, clean = ({name: x[i] for name, x in found.items()} for i in (0, 1))
     np.testing.assert_array_equal(spoiled["nonfinite"], [0, 0, 0, 0, 0, 1, 1, 1, 1])
-    assert np.isnan(spoiled["grad_norm"][5])
+    assert np.isnan(spoiled["grad_norm"][5]) and np.isnan(spoiled["update_norm"][5])
     for name in spoiled:
         if name != "nonfinite":
             np.testing.assert_allclose(spoiled[name][6:], clean[name][5:8], rtol=1e-9, atol=1e-12, err_msg=name)
