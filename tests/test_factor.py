@@ -13,7 +13,6 @@ from rxjax_solvers._elimination import _gth
 pytestmark = pytest.mark.usefixtures("optimized")
 
 CASES = [
-    ((31,), "reflecting"),
     ((30,), "absorbing"),
     ((30,), "periodic"),
     ((9, 6), ["periodic", "absorbing"]),
@@ -62,7 +61,7 @@ def test_solves_both_ways_and_differentiates(shape, boundary):
     np.testing.assert_allclose(slope, (near[0] - 8 * near[1] + 8 * near[2] - near[3]) / (12 * h), rtol=1e-7)
 
 
-@pytest.mark.parametrize("n", [5, 40, 70])
+@pytest.mark.parametrize("n", [5, 40])
 def test_dense_inverse_keeps_relative_accuracy(n):
     """Losses of 1e-40 beside rates of 1: entries of the inverse near 1e40, each right to rounding."""
     rates = 10.0 ** np.asarray(jax.random.uniform(jax.random.key(n), (n, n), minval=-8, maxval=1))
@@ -109,6 +108,7 @@ def test_refusals():
     gridless = rxs.MasterEquation.from_edges([0, 1], [1, 0], 1.0, size=2)
     wide = rxs.MasterEquation.from_edges([0, 1], [1, 0], 1.0, size=5000)
     block = rxs.FokkerPlanck(jnp.zeros(3), 1.0, rxs.Grid(-1.0, 1.0, (60, 60, 60)))
+    direct = rxs.Elimination()
     calls = [
         (lambda: rxs.factorize(moving), "`generator` must not depend on time"),
         (lambda: rxs.factorize(W, shift=-1.0), "`shift` must be non-negative"),
@@ -120,8 +120,8 @@ def test_refusals():
         (lambda: rxs.factorize(W, target=lambda x: x[0] > 9), "`target` must hold at least one cell"),
         (lambda: rxs.factorize(W, target=lambda x: x > 0), "`target` must return a Boolean scalar"),
         (lambda: rxs.factorize(gridless, target=lambda x: x[0] > 0), "must be a Boolean mask for a generator without"),
-        (lambda: rxs.factorize(wide), "at most 4096 states, but it has 5000"),
-        (lambda: rxs.factorize(block), "separators of at most 2048 cells"),
+        (lambda: rxs.factorize(wide, method=direct), "4096 states without hops to neighbours alone, but .* has 5000"),
+        (lambda: rxs.factorize(block, method=direct), "separators of more than 2048 cells"),
     ]
     for call, words in calls:
         with pytest.raises(ValueError, match=words):

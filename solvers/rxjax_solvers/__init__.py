@@ -8,6 +8,7 @@ from ._convention import AntiIto as AntiIto, Ito as Ito, Stratonovich as Straton
 from ._currents import entropy_production as entropy_production, probability_current as probability_current
 from ._deflated import Deflated as Deflated, deflate as deflate
 from ._factor import Factor as Factor, factorize as factorize
+from ._factorization import Elimination as Elimination, Iteration as Iteration
 from ._first_passage import (
     first_passage_variance as first_passage_variance,
     mean_first_passage_time as mean_first_passage_time,

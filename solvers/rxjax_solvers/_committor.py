@@ -71,7 +71,7 @@ def committor(
 
 def _forward(ends: _Ends) -> tuple[Array, RESULTS]:
     q = ends.factor.transpose_solve(ends.target.into) + ends.target.members.astype(ends.target.into.dtype)
-    return q, outcome((~jnp.all(jnp.isfinite(q)), RESULTS.unreachable))
+    return q, outcome((~jnp.all(jnp.isfinite(q)), ends.factor.elimination.fault))
 
 
 def _from_source(generator: AbstractGenerator, ends: _Ends, law: Array) -> Array:
@@ -88,7 +88,7 @@ def _transitions(generator, source, target, factor, law) -> tuple[Array, Array, 
     law, result = stationary_law(generator) if law is None else (law, RESULTS.successful)
     part = _from_source(generator, ends, law)
     flux = generator.mass(part * ends.target.into)
-    broken = outcome((~jnp.isfinite(flux), RESULTS.unreachable))
+    broken = outcome((~jnp.isfinite(flux), ends.factor.elimination.fault))
     return flux, generator.mass(part), RESULTS.where(result == RESULTS.successful, broken, result)
 
 

@@ -9,10 +9,14 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from ._factor import Factor, assemble
+from ._factorization import AbstractFactorization, Elimination, usual
 from ._fokker_planck import FokkerPlanck
 from ._generator import AbstractGenerator
 from ._region import Region
 from ._results import RESULTS, outcome
+
+# The rate of death over the mean rate of leaving, for a look at where the process is often.
+_LIFE = 1e-4
 
 
 class Deflated(eqx.Module):
@@ -42,11 +46,11 @@ class Deflated(eqx.Module):
         return u - mass(self.law * u)
 
 
-def deflate(generator: AbstractGenerator) -> Deflated:
+def deflate(generator: AbstractGenerator, *, method: AbstractFactorization | None = None) -> Deflated:
     """Factor a closed generator and find its stationary law: what `stationary` and `spectrum` share.
 
-    Two factors, one for a generator from a potential.  In the chosen state the process is held, elsewhere elimination
-    is as in `factorize`.
+    Two factors, one for a generator from a potential.  In the chosen state the process is held, elsewhere it is
+    factored as in `factorize`, by the same `method`.
 
     !!! example
 
@@ -59,17 +63,23 @@ def deflate(generator: AbstractGenerator) -> Deflated:
 
         ```
     """
-    law, result = stationary_law(generator)
-    return Deflated(generator, law, _held(generator, law), result)
+    law, result = stationary_law(generator, method)
+    return Deflated(generator, law, _held(generator, law, method), result)
 
 
-def _held(generator: AbstractGenerator, law: Array) -> Factor:
-    law = lax.stop_gradient(law)
-    members = (jnp.arange(law.size) == jnp.argmax(law)).reshape(law.shape)
-    return assemble(generator, [Region(members, jnp.zeros_like(law), jnp.zeros_like(law))], jnp.zeros((), law.dtype))
+def _held(generator: AbstractGenerator, law: Array, method: AbstractFactorization | None) -> Factor:
+    members = _likeliest(lax.stop_gradient(law))
+    none = jnp.zeros_like(law)
+    return assemble(generator, [Region(members, none, none)], jnp.zeros((), law.dtype), method)
 
 
-def stationary_law(generator: AbstractGenerator) -> tuple[Float[Array, "*shape"], RESULTS]:
+def _likeliest(law: Array) -> Bool[Array, "*shape"]:
+    return (jnp.arange(law.size) == jnp.argmax(law)).reshape(law.shape)
+
+
+def stationary_law(
+    generator: AbstractGenerator, method: AbstractFactorization | None = None
+) -> tuple[Float[Array, "*shape"], RESULTS]:
     """The law of mass 1 with `W law = 0`, and whether it exists and is the only one."""
     if generator.time_dependent:
         raise ValueError("Argument `generator` must not depend on time, but it does.  Freeze it: `generator.at(t)`.")
@@ -77,8 +87,12 @@ def stationary_law(generator: AbstractGenerator) -> tuple[Float[Array, "*shape"]
     if isinstance(generator, FokkerPlanck) and generator.log_gibbs is not None:
         law = jnp.exp(generator.log_gibbs - lax.stop_gradient(jnp.max(generator.log_gibbs)))
         return law / generator.mass(law), outcome((leaks, RESULTS.no_stationary_law))
-    law, unique = _law(generator)
-    return law, outcome((leaks, RESULTS.no_stationary_law), (~unique, RESULTS.not_unique))
+    method = usual(generator) if method is None else method
+    law, unique = _law(generator, method)
+    several = (~unique, RESULTS.not_unique)
+    if not isinstance(method, Elimination):
+        several = (~unique, RESULTS.unsolved)
+    return law, outcome((leaks, RESULTS.no_stationary_law), several)
 
 
 def _rounding(generator: AbstractGenerator) -> Array:
@@ -87,14 +101,18 @@ def _rounding(generator: AbstractGenerator) -> Array:
 
 
 @eqx.filter_custom_jvp
-def _law(generator: AbstractGenerator) -> tuple[Float[Array, "*shape"], Bool[Array, ""]]:
+def _law(generator: AbstractGenerator, method: AbstractFactorization) -> tuple[Float[Array, "*shape"], Bool[Array, ""]]:
+    return (_after_a_life if isinstance(method, Elimination) else _around_a_state)(generator, method)
+
+
+def _after_a_life(generator: AbstractGenerator, method: AbstractFactorization) -> tuple[Array, Array]:
     """The state of a process, started evenly, after a life far longer than any of its own times."""
     leaving = generator.outflow()
     dtype = leaving.dtype
     # Nothing cancels, so the rate of death may be as small as the numbers allow.
     shift = jnp.max(leaving) * (1e-150 if dtype == jnp.float64 else 1e-25)
     shift = jnp.where(shift > 0, shift, 1)
-    factor = assemble(generator, [], shift)
+    factor = assemble(generator, [], shift, method)
     law = factor.elimination.solve(jnp.full(leaving.shape, 1 / leaving.size, dtype))
     law = law / generator.mass(law)
     # With one closed class the mean of any function at the end does not depend on the start.
@@ -104,10 +122,25 @@ def _law(generator: AbstractGenerator) -> tuple[Float[Array, "*shape"], Bool[Arr
     return law, unique
 
 
+def _around_a_state(generator: AbstractGenerator, method: AbstractFactorization) -> tuple[Array, Array]:
+    """Mean times spent elsewhere between two visits of a state where the process is often; and whether they are known.
+
+    With two closed classes the times have no limit, and the iteration none either.
+    """
+    leaving = generator.outflow()
+    life = _LIFE * jnp.sum(leaving) / leaving.size
+    early = assemble(generator, [], life, method).elimination.solve(jnp.full(leaving.shape, 1 / leaving.size))
+    often = _likeliest(jnp.where(jnp.isfinite(early), early, 0)).astype(leaving.dtype)
+    sent = jnp.maximum(generator.apply(often), 0) * (1 - often)
+    law = _held(generator, often, method).elimination.solve(sent) + often
+    known = jnp.all(jnp.isfinite(law))
+    return law / generator.mass(law), known
+
+
 @_law.def_jvp
 def _law_jvp(primals: Any, tangents: Any):
-    (generator,), (tangent,) = primals, tangents
-    law, unique = _law(generator)
+    (generator, method), (tangent, _) = primals, tangents
+    law, unique = _law(generator, method)
     _, change = eqx.filter_jvp(lambda g: g.apply(lax.stop_gradient(law)), (generator,), (tangent,))
-    x = _held(generator, law).solve(change)
+    x = _held(generator, law, method).solve(change)
     return (law, unique), (x - law * generator.mass(x), None)

@@ -8,14 +8,13 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
 from ._checks import non_negative
-from ._elimination import AbstractElimination, DenseElimination, DissectionElimination, TridiagonalElimination
-from ._fokker_planck import FokkerPlanck
+from ._elimination import AbstractElimination
+from ._factorization import AbstractFactorization, usual
 from ._generator import AbstractGenerator
 from ._region import Region, Target, as_regions
 
-# Numbers in the inverse of a full matrix, or of the largest separator of a grid, beyond which no factor is made.
-_MAX_STATES = 4096
-_MAX_SEPARATOR = 2048
+# Beyond so many states a Krylov space of them does not fit into memory.
+_MAX_STATES = 2**20
 
 
 class Factor(eqx.Module):
@@ -64,12 +63,9 @@ def factorize(
     *,
     target: Target | Sequence[Target] | None = None,
     shift: Shaped[ArrayLike, ""] = 0.0,
+    method: AbstractFactorization | None = None,
 ) -> Factor:
     r"""Factor $s - W$ outside of a target.
-
-    Elimination without a single subtraction: a sweep along one axis, nested dissection on a grid of two or three, a
-    full inverse without a grid.  Every entry of the inverse is right to some roundings however slow the process is, so
-    passage times over barriers of 60 kT come out to nearly full precision (Alfa, Xue and Ye 2002).
 
     **Arguments:**
 
@@ -77,15 +73,20 @@ def factorize(
     - `target`: where the process ends: a mask (a set of cells), a predicate of `theta` (whose edge is placed where it
         lies), a sequence of them, or `None`: only absorbing sides and exits end it.
     - `shift`: $s \ge 0$, in 1/time; positive if nothing ends the process.
+    - `method`: `Elimination()`, right to rounding at any temperature, or `Iteration()`.  If not given, elimination
+        within its reach (in one dimension, up to separators of 2048 cells, up to 4096 states without a grid), but
+        iteration on more than 4096 cells of two or three dimensions with a potential, where it is several times faster,
+        compiles sooner and is as accurate up to barriers of some 35 kT.
 
     **Returns:** a `Factor`; pass it as `factor=` to the verbs that ask for the same target.
 
-    **Cost** in float64: 256 x 256 cells 55 MB, a few milliseconds a solve; `n^(3/2)` operations in 2-D.
+    **How it fails:** a solve is not finite for a closed generator without target and shift, which is singular, and
+    where an iteration does not converge.
 
-    **How it fails:** a closed generator without target and shift is singular, and solves are not finite.
+    **Many at once:** `jax.lax.map` over temperatures.  Under `vmap` iterations go on until the last one is done, and
+    their memory is that of all together.
 
-    **Raises:** `ValueError` for grids whose separators exceed 2048 cells (about 45^3) and more than 4096 states
-    without a grid.
+    **Raises:** `ValueError` if `method` is `Elimination()` beyond its reach.
 
     !!! example
 
@@ -104,39 +105,25 @@ def factorize(
             "`generator.at(t)`."
         )
     regions = as_regions(generator, target)
-    return assemble(generator, regions, non_negative(jnp.asarray(shift, generator.outflow().dtype), "shift"))
+    return assemble(generator, regions, non_negative(jnp.asarray(shift, generator.outflow().dtype), "shift"), method)
 
 
-def assemble(generator: AbstractGenerator, regions: Sequence[Region], shift: Float[Array, ""]) -> Factor:
+def assemble(
+    generator: AbstractGenerator,
+    regions: Sequence[Region],
+    shift: Float[Array, ""],
+    method: AbstractFactorization | None = None,
+) -> Factor:
     """The factor outside of some regions."""
     dtype = generator.outflow().dtype
     keep, extra = jnp.ones(generator.shape, bool), jnp.zeros(generator.shape, dtype)
     for one in regions:
         keep, extra = keep & ~one.members, extra + one.extra
     frozen, loss = lax.stop_gradient((generator, shift + jnp.where(keep, extra, 0)))
-    return Factor(generator, shift, keep, extra, _eliminate(frozen, loss, keep))
+    method = usual(generator) if method is None else method
+    return Factor(generator, shift, keep, extra, method.eliminate(frozen, loss, keep))
 
 
 def factorable(generator: AbstractGenerator) -> bool:
-    """Whether `factorize` takes a generator of this kind and size."""
-    if isinstance(generator, FokkerPlanck):
-        return generator.size // max(generator.shape) <= _MAX_SEPARATOR
+    """Whether a Krylov space of densities fits into memory beside the factor."""
     return generator.size <= _MAX_STATES
-
-
-def _eliminate(generator: AbstractGenerator, loss: Array, keep: Array) -> AbstractElimination:
-    if isinstance(generator, FokkerPlanck):
-        if len(generator.shape) == 1:
-            return TridiagonalElimination(generator, loss, keep)
-        if generator.size // max(generator.shape) <= _MAX_SEPARATOR:
-            return DissectionElimination(generator, loss, keep)
-        raise ValueError(
-            f"A factor must have separators of at most {_MAX_SEPARATOR} cells, but a grid of shape {generator.shape} "
-            f"has {generator.size // max(generator.shape)}.  Use a coarser grid, and `Strang()` for the density."
-        )
-    if generator.size > _MAX_STATES:
-        raise ValueError(
-            f"A factor of a master equation must have at most {_MAX_STATES} states, but it has {generator.size}.  Use "
-            "`Uniformization()` for its probabilities."
-        )
-    return DenseElimination(generator, loss, keep)

@@ -29,10 +29,13 @@ def mean_first_passage_time(
     - `factor`: `factorize(generator, target=target)`, if you have it.
     - `throw`: with `False`, return `(value, result)`.
 
-    **Returns:** shape `(*shape)`, in the time units of the generator, zero in the target.  Relative accuracy near
-    rounding at any temperature; gradients lose `eps e^(E_b/kT)` of it.
+    **Returns:** shape `(*shape)`, in the time units of the generator, zero in the target.  Every value relative to
+    itself: right near rounding at any temperature by `Elimination()`, to 1e-10 by `Iteration()`, which `factorize`
+    takes on large grids with a potential.  Gradients lose `eps e^(E_b/kT)` of it.
 
-    **How it fails:** `RESULTS.unreachable` where some state cannot reach the target.
+    **How it fails:** `RESULTS.unreachable` where some state cannot reach the target; `RESULTS.unsolved` where the
+    iteration did not converge, mostly for barriers beyond 35 kT: then pass
+    `factor=factorize(generator, target=target, method=Elimination())`.
 
     ??? cite "References"
 
@@ -52,7 +55,7 @@ def mean_first_passage_time(
     """
     factor = factorize(generator, target=target) if factor is None else factor
     tau = factor.transpose_solve(jnp.ones_like(factor.extra))
-    return answer(tau, _reached(tau), throw)
+    return answer(tau, _reached(factor, tau), throw)
 
 
 def first_passage_variance(
@@ -80,8 +83,8 @@ def first_passage_variance(
     factor = factorize(generator, target=target) if factor is None else factor
     tau = factor.transpose_solve(jnp.ones_like(factor.extra))
     variance = 2 * factor.transpose_solve(tau) - tau**2
-    return answer(variance, _reached(variance), throw)
+    return answer(variance, _reached(factor, variance), throw)
 
 
-def _reached(tau: Array) -> RESULTS:
-    return outcome((~jnp.all(jnp.isfinite(tau)), RESULTS.unreachable))
+def _reached(factor: Factor, tau: Array) -> RESULTS:
+    return outcome((~jnp.all(jnp.isfinite(tau)), factor.elimination.fault))

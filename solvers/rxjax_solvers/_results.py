@@ -50,6 +50,18 @@ The rational approximation did not reach its tolerance in the steps allowed.
 (b) the tolerance is below what rounding allows: loosen `tol`, or switch to float64.
 """.strip()
 
+_UNSOLVED = """
+An iterative solve did not reach its tolerance.
+
+(a) A barrier is too high, beyond some 35 kT with a potential and 10 to 20 kT without: eliminate instead, which is
+right to rounding at any temperature: pass `factor=factorize(generator, target=target, method=Elimination())`; or
+
+(b) the target is not reached from everywhere, or the generator splits into sets of states that are never left; or
+
+(c) the iteration is slow, as on a long chain of edges: `method=Iteration(max_steps=1000)`; or `tol` is below what
+rounding allows.
+""".strip()
+
 _NEGATIVE = """
 A density fell below zero by more than the tolerance.
 
@@ -67,6 +79,7 @@ class RESULTS(diffrax.RESULTS):  # pyright: ignore[reportGeneralTypeIssues]
     unreachable = _UNREACHABLE
     not_converged = _NOT_CONVERGED
     not_normal = _NOT_NORMAL
+    unsolved = _UNSOLVED
     negative = _NEGATIVE
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 from ._checks import positive
 from ._deflated import stationary_law
 from ._factor import Factor, assemble
+from ._factorization import AbstractFactorization
 from ._generator import AbstractGenerator
 from ._krylov import Krylov, evolve, extend, inner_integral, inverse_generator, start
 from ._results import RESULTS, outcome
@@ -39,6 +40,7 @@ class ShiftInvert(eqx.Module):
         in float32.
     - `max_krylov`: vectors for one factor.
     - `max_factors`: factors tried.
+    - `factorization`: `Elimination()` or `Iteration()`; that of `factorize` if not given.
 
     **Good values:** the defaults; 15 to 40 solves for 1e-9.  **How it fails:** early times after a start uphill over
     many kT need several factors; if they do not suffice the result is `RESULTS.not_converged`.  A density may be
@@ -67,6 +69,7 @@ class ShiftInvert(eqx.Module):
     tol: Float[Array, ""] | float | None = None
     max_krylov: int = eqx.field(static=True, default=56)
     max_factors: int = eqx.field(static=True, default=4)
+    factorization: AbstractFactorization | None = None
 
     preserves_mass: ClassVar[bool] = True
     preserves_positivity: ClassVar[bool] = False
@@ -86,7 +89,9 @@ class ShiftInvert(eqx.Module):
         tol = (1e-9 if p0.dtype == jnp.float64 else 1e-4) if self.tol is None else self.tol
         tol = positive(jnp.asarray(tol, p0.dtype), "tol")
         mass = generator.mass(p0)
-        later, error, solves, factors = _propagate((generator, p0, ts), tol, self.max_krylov, self.max_factors)
+        later, error, solves, factors = _propagate(
+            (generator, p0, ts), tol, self.factorization, self.max_krylov, self.max_factors
+        )
         ps = jnp.concatenate([p0[None], later])
         negative = -generator.mass(jnp.minimum(ps, 0)) / mass
         error = jnp.concatenate([jnp.zeros(1, p0.dtype), error])
@@ -102,9 +107,9 @@ class _Parts(eqx.Module):
     law: Float[Array, "*shape"]
 
 
-def _law(generator: AbstractGenerator, p0: Array) -> Array:
+def _law(generator: AbstractGenerator, p0: Array, method: AbstractFactorization | None) -> Array:
     """The stationary law times the mass of `p0`, zero where there is none or more than one."""
-    law, result = stationary_law(generator)
+    law, result = stationary_law(generator, method)
     return jnp.where(result == RESULTS.successful, law * generator.mass(p0), 0)
 
 
@@ -120,9 +125,11 @@ def _apply(parts_factor: Factor, law: Array, generator: AbstractGenerator):
     return apply
 
 
-def _attempt(generator: AbstractGenerator, p0: Array, law: Array, span: Array, rate: Array, tol: Array, size: int):
+def _attempt(
+    generator: AbstractGenerator, p0: Array, law: Array, span: Array, rate: Array, tol: Array, size: int, method
+):
     """A factor at `rate`, vectors until the error is small at some of the times, densities and errors at all."""
-    factor = assemble(generator, [], rate)
+    factor = assemble(generator, [], rate, method)
     apply = _apply(factor, law, generator)
     lengths_of = lambda krylov: jnp.sum(jnp.abs(krylov.basis), axis=1) * _volume(generator)
     some = span[jnp.unique(jnp.array([0, span.size // 3, 2 * span.size // 3, span.size - 1]), size=min(4, span.size))]
@@ -166,18 +173,18 @@ def _coordinates(krylov: Krylov, rate: Array, times: Array) -> tuple[Array, Arra
 
 
 @eqx.filter_custom_vjp
-def _propagate(problem, tol, max_krylov, max_factors):
+def _propagate(problem, tol, method, max_krylov, max_factors):
     """Densities at all times but the first, their errors, and the numbers of solves and factors."""
-    return _run(problem, tol, max_krylov, max_factors)[0]
+    return _run(problem, tol, method, max_krylov, max_factors)[0]
 
 
-def _run(problem, tol, max_krylov, max_factors):
+def _run(problem, tol, method, max_krylov, max_factors):
     generator, p0, ts = lax.stop_gradient(problem)
     span = ts[1:] - ts[0]
-    law = _law(generator, p0)
+    law = _law(generator, p0, method)
     tol = tol * generator.mass(p0)
     serves = jnp.minimum(jnp.sqrt(span[0] * span[-1]), _SPAN * span[0])
-    attempt = lambda rate: _attempt(generator, p0, law, span, rate, tol, max_krylov)
+    attempt = lambda rate: _attempt(generator, p0, law, span, rate, tol, max_krylov, method)
     shapes = eqx.filter_eval_shape(attempt, tol)[2]
     empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     best = jnp.zeros((span.size, *p0.shape), p0.dtype), jnp.full(span.shape, jnp.inf, p0.dtype)
@@ -201,15 +208,15 @@ def _run(problem, tol, max_krylov, max_factors):
 
 
 @_propagate.def_fwd
-def _forward(perturbed, problem, tol, max_krylov, max_factors):
+def _forward(perturbed, problem, tol, method, max_krylov, max_factors):
     del perturbed
-    out, parts = _run(problem, tol, max_krylov, max_factors)
+    out, parts = _run(problem, tol, method, max_krylov, max_factors)
     return out, (out[0], parts)
 
 
 @_propagate.def_bwd
-def _backward(residuals, cotangents, perturbed, problem, tol, max_krylov, max_factors):
-    del perturbed, tol, max_factors
+def _backward(residuals, cotangents, perturbed, problem, tol, method, max_krylov, max_factors):
+    del perturbed, tol, method, max_factors
     (ps, parts), (generator, p0, ts) = residuals, problem
     gs = cotangents[0]
     gs = jnp.zeros_like(ps) if gs is None else gs

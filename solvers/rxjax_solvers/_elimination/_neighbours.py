@@ -1,21 +1,21 @@
 """Rates between neighbouring cells on part of a grid."""
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from .._fokker_planck import FokkerPlanck
-from .._grid import from_front, to_front
+from .._grid import from_front
 
 
 def neighbour(field: Array, axis: int, step: int, periodic: bool, outside) -> Array:
     """The value one cell further along an axis (`step` is 1 or -1), `outside` beyond a side."""
-    f = to_front(field, axis)
-    edge = jnp.full_like(f[:1], outside)
+    first, last = (lax.slice_in_dim(field, start, stop, axis=axis) for start, stop in ((0, 1), (-1, None)))
+    rest = lax.slice_in_dim(field, 1, None, axis=axis) if step == 1 else lax.slice_in_dim(field, 0, -1, axis=axis)
+    end = jnp.full_like(first, outside)
     if periodic:
-        f = jnp.roll(f, -step, 0)
-    else:
-        f = jnp.concatenate([f[1:], edge] if step == 1 else [edge, f[:-1]])
-    return from_front(f, axis)
+        end = first if step == 1 else last
+    return jnp.concatenate([rest, end] if step == 1 else [end, rest], axis=axis)
 
 
 def hops(generator: FokkerPlanck) -> tuple[tuple[int, ...], ...]:

@@ -1,10 +1,13 @@
 """Elimination of a full matrix, for generators without a grid."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from .._generator import AbstractGenerator
+from .._results import RESULTS
 from ._base import AbstractElimination
 from ._gth import inverse
 
@@ -13,6 +16,9 @@ class DenseElimination(AbstractElimination):
     """The inverse itself, entry by entry to rounding: `8 n^2` bytes in float64."""
 
     inverted: Float[Array, "n n"]
+
+    tol: ClassVar[float] = 0.0
+    fault: ClassVar[RESULTS] = RESULTS.unreachable
 
     def __init__(self, generator: AbstractGenerator, loss: Float[Array, "*shape"], keep: Bool[Array, "*shape"]):
         keep = keep.ravel()

@@ -1,5 +1,7 @@
 """Elimination of a grid in two or three dimensions by nested dissection."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from .._fokker_planck import FokkerPlanck
+from .._results import RESULTS
 from ._base import AbstractElimination
 from ._gth import inverse
 from ._neighbours import hops, kept_rates
@@ -33,6 +36,9 @@ class DissectionElimination(AbstractElimination):
     shape: tuple[int, ...] = eqx.field(static=True)
     periodic: tuple[bool, ...] = eqx.field(static=True)
     hops: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+
+    tol: ClassVar[float] = 0.0
+    fault: ClassVar[RESULTS] = RESULTS.unreachable
 
     def __init__(self, generator: FokkerPlanck, loss: Float[Array, "*shape"], keep: Bool[Array, "*shape"]):
         self.shape = generator.shape

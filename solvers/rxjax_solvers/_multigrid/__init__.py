@@ -1,0 +1,2 @@
+from ._approximation import AbstractApproximation as AbstractApproximation
+from ._elimination import IterativeElimination as IterativeElimination

@@ -1,0 +1,96 @@
+"""Solves by iteration, where elimination is out of reach or slower."""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from .._elimination import AbstractElimination
+from .._fokker_planck import FokkerPlanck
+from .._generator import AbstractGenerator
+from .._results import RESULTS
+from ._approximation import AbstractApproximation
+from ._iteration import iterate
+from ._jumps import Scaled
+from ._levels import grid_levels
+
+# How well the occupation that weighs functions is known.
+_ROUGH = 1e-2
+
+
+class IterativeElimination(AbstractElimination):
+    """Conjugate directions preconditioned by one cycle of multigrid, or by the diagonal.
+
+    - `weight`: of each state in the inner product for functions: where the process spends its time.
+    """
+
+    approximation: AbstractApproximation
+    weight: Float[Array, "*shape"]
+    tol: Float[Array, ""]
+    max_steps: int = eqx.field(static=True)
+    symmetric: bool = eqx.field(static=True)
+
+    fault: ClassVar[RESULTS] = RESULTS.unsolved
+
+    def __init__(
+        self,
+        generator: AbstractGenerator,
+        loss: Float[Array, "*shape"],
+        keep: Bool[Array, "*shape"],
+        tol: Float[Array, ""],
+        max_steps: int,
+    ):
+        build = grid_levels if isinstance(generator, FokkerPlanck) else Scaled
+        self.approximation = build(generator, loss, keep)
+        self.tol, self.max_steps = tol, max_steps
+        self.symmetric = isinstance(generator, FokkerPlanck) and generator.log_gibbs is not None
+        if isinstance(generator, FokkerPlanck) and generator.log_gibbs is not None:
+            likely = jnp.where(keep, generator.log_gibbs, -jnp.inf)
+            self.weight = jnp.exp(likely - jnp.max(likely))
+        else:
+            even = jnp.where(keep, jnp.ones_like(loss), 0)
+            spent, _ = self._iterate(even, False, jnp.ones_like(loss), jnp.asarray(_ROUGH, loss.dtype))
+            spent = jnp.abs(spent) / jnp.max(jnp.abs(spent))
+            self.weight = jnp.where(jnp.isfinite(spent), spent, 1) ** 2
+
+    def solve(self, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        x, found = self._iterate(b, False, jnp.ones_like(b), self.tol)
+        return jnp.where(found, x, jnp.nan)
+
+    def transpose_solve(self, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        x, found = self._iterate(b, True, self.weight, self.tol)
+        return jnp.where(found, x, jnp.nan)
+
+    def _iterate(self, b: Array, backward: bool, weight: Array, tol: Array) -> tuple[Array, Array]:
+        symmetric = backward and self.symmetric
+        return iterate(
+            lambda x: self.approximation.apply(x, backward),
+            lambda r: self.approximation.cycle(r, backward),
+            _backward_error(b) if backward else _forward_error,
+            weight,
+            b,
+            tol,
+            symmetric=symmetric,
+            max_steps=self.max_steps,
+        )
+
+
+def _forward_error(missing: Array, x: Array) -> Array:
+    """Of densities: in the sum of absolute values."""
+    return _ratio(jnp.sum(jnp.abs(missing)), jnp.sum(jnp.abs(x)))
+
+
+def _backward_error(b: Array):
+    """Of functions: of every value by itself if none can be negative, else of the largest."""
+    positive = jnp.all(b >= 0)
+
+    def error(missing: Array, x: Array) -> Array:
+        size = jnp.abs(x)
+        return jnp.max(_ratio(jnp.abs(missing), jnp.where(positive, size, jnp.max(size))))
+
+    return error
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), jnp.where(part > 0, jnp.inf, 0))

@@ -1,0 +1,182 @@
+"""Iterative factors: grids of every kind, coarser chains, low temperature, edges, outcomes, derivatives."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse
+
+import rxjax_solvers as rxs
+from rxjax_solvers._elimination import DissectionElimination
+from rxjax_solvers._multigrid import IterativeElimination
+from rxjax_solvers._multigrid._levels import grid_levels
+
+
+def wells(theta):
+    return (theta[0] ** 2 - 1) ** 2 + 2 * jnp.sum(theta[1:] ** 2) + theta[0] * jnp.sum(theta[1:]) / 2
+
+
+def both_ways(W, mask, shift, method, b, g):
+    factor = rxs.factorize(W, target=mask, shift=shift, method=method)
+    return factor.solve(b), factor.transpose_solve(g)
+
+
+CASES = [
+    ((13, 11), ["periodic", ("absorbing", "reflecting")], False),
+    ((6, 5, 4), ["periodic", "reflecting", ("absorbing", "reflecting")], False),
+]
+
+
+@pytest.mark.parametrize("shape, boundary, tensor", CASES, ids=str)
+def test_solves_like_elimination(shape, boundary, tensor):
+    """Odd sizes, every kind of side, a target, drift without potential, hops along diagonals; both ways."""
+    mask = jax.random.bernoulli(jax.random.key(0), 0.1, shape)
+    b, g = jax.random.normal(jax.random.key(2), (2, *shape))
+
+    @jax.jit
+    def run():
+        grid = rxs.Grid(-1.0, 1.5, shape, boundary=boundary)
+        diffusion = jnp.array([[0.4, 0.1], [0.1, 0.3]]) if tensor else jnp.array([0.3, 0.5, 0.2])[: len(shape)]
+        W = rxs.FokkerPlanck(lambda x: jnp.sin(3 * x) + x[::-1], diffusion, grid)
+        x, y = both_ways(W, mask, 0.1, rxs.Iteration(), b, g)
+        matrix = W.as_matrix()
+        return x, y, matrix
+
+    x, y, matrix = run()
+    keep = ~np.asarray(mask).ravel()
+    a = (0.1 * np.eye(keep.size) - np.asarray(matrix))[np.ix_(keep, keep)]
+    exact = np.linalg.solve(a, np.asarray(b).ravel()[keep]), np.linalg.solve(a.T, np.asarray(g).ravel()[keep])
+    for found, value in zip((x, y), exact, strict=True):
+        found = np.asarray(found).ravel()
+        assert np.all(found[~keep] == 0)
+        np.testing.assert_allclose(found[keep], value, atol=1e-8 * np.abs(value).max())
+
+
+def test_coarser_grids_keep_mass_and_the_gibbs_law():
+    """Each coarser chain is a generator again: losses are means, and its law is the sum of that of the pairs."""
+    grid = rxs.Grid(-2.0, 2.0, (23, 18))
+
+    @jax.jit
+    def run():
+        W = rxs.FokkerPlanck.from_potential(wells, grid, 0.2)
+        levels = grid_levels(W, jnp.full(grid.shape, 0.7), jnp.ones(grid.shape, bool))
+        law, out = jnp.exp(W.log_gibbs - jnp.max(W.log_gibbs)), []
+        for coarse, pairings in zip(levels.grids[1:], levels.pairings, strict=False):
+            for pairing in pairings:
+                law = pairing.restrict(law, False)
+            flow = coarse.apply(law, False) - coarse.loss * law
+            flow = flow * jnp.sum(coarse.colours, axis=0) / law
+            out.append((coarse.loss, flow, coarse.apply(jnp.ones_like(law), True)))
+        return levels, out
+
+    levels, out = run()
+    for loss, flow, rows in out:
+        np.testing.assert_allclose(loss, 0.7, rtol=1e-13)
+        np.testing.assert_allclose(flow, 0, atol=1e-12)
+        np.testing.assert_allclose(rows, 0.7, rtol=1e-12)
+    assert [one.loss.shape for one in levels.grids] == [(23, 18), (12, 9)] and levels.coarsest == (6, 5)
+
+
+def test_low_temperature_is_right_or_reported():
+    """Over 34 kT every passage time to 1e-9 of itself; over 100 kT an outcome, no number."""
+    grid = rxs.Grid(-2.0, 2.0, (40, 36))
+    mask = jnp.sum((grid.points - jnp.array([[[1.0, -0.25]]])) ** 2, axis=-1) < 0.09
+
+    @jax.jit
+    def run(kT):
+        W = rxs.FokkerPlanck.from_potential(wells, grid, kT)
+        iterated = rxs.factorize(W, target=mask, method=rxs.Iteration())
+        exact = rxs.mean_first_passage_time(W, mask, factor=rxs.factorize(W, target=mask, method=rxs.Elimination()))
+        return *rxs.mean_first_passage_time(W, mask, factor=iterated, throw=False), exact
+
+    for kT in (0.3, 0.03):
+        tau, result, exact = run(kT)
+        assert result == rxs.RESULTS.successful
+        np.testing.assert_allclose(tau, exact, rtol=1e-9)
+    assert jnp.max(exact) > 1e14
+    tau, result, _ = run(0.01)
+    assert result == rxs.RESULTS.unsolved and not np.any(np.isfinite(np.asarray(tau)[~np.asarray(mask)]))
+
+
+def test_gradient_and_many_temperatures():
+    """A log passage time against differences, mapped over temperatures."""
+    grid = rxs.Grid(-2.0, 2.0, (15, 12))
+
+    def run(kT):
+        W = rxs.FokkerPlanck.from_potential(wells, grid, kT)
+        factor = rxs.factorize(W, target=jnp.arange(180).reshape(15, 12) == 126, method=rxs.Iteration(tol=1e-12))
+        return jnp.log(rxs.mean_first_passage_time(W, None, factor=factor)[4, 6])
+
+    kTs = jnp.array([0.15, 0.15 * (1 - 1e-4), 0.15 * (1 + 1e-4)])
+    value, slope = jax.jit(lambda kTs: jax.lax.map(jax.value_and_grad(run), kTs))(kTs)
+    np.testing.assert_allclose(slope[0], (value[2] - value[1]) / (2e-4 * 0.15), rtol=1e-6)
+
+
+def test_what_is_iterated_by_default():
+    """Large grids with a potential, and what elimination does not reach; any of them if asked for."""
+
+    def kind(W, method=None):
+        return type(eqx.filter_eval_shape(lambda W: rxs.factorize(W, shift=1.0, method=method), W).elimination)
+
+    large, small, cube = rxs.Grid(-2.0, 2.0, (80, 60)), rxs.Grid(-2.0, 2.0, (40, 30)), rxs.Grid(-2.0, 2.0, (48,) * 3)
+    free = rxs.FokkerPlanck(jnp.zeros(3), 1.0, cube)
+    assert kind(rxs.FokkerPlanck.from_potential(wells, large, 0.1)) is IterativeElimination
+    assert kind(rxs.FokkerPlanck.from_potential(wells, small, 0.1)) is DissectionElimination
+    assert kind(rxs.FokkerPlanck(jnp.zeros(2), 1.0, large)) is DissectionElimination
+    assert kind(rxs.FokkerPlanck(jnp.zeros(2), 1.0, small), rxs.Iteration()) is IterativeElimination
+    assert kind(free) is IterativeElimination
+    assert kind(rxs.MasterEquation.from_edges([0], [1], 1.0, size=5000)) is IterativeElimination
+
+
+def test_float32(float32):
+    grid = rxs.Grid(-2.0, 2.0, (14, 12))
+    mask = jnp.arange(168).reshape(14, 12) == 126
+
+    @jax.jit
+    def run():
+        W = rxs.FokkerPlanck.from_potential(wells, grid, 0.3)
+        factor = rxs.factorize(W, target=mask, method=rxs.Iteration())
+        return W.as_matrix(), factor.transpose_solve(jnp.ones(grid.shape))
+
+    matrix, tau = run()
+    assert tau.dtype == jnp.float32
+    keep = ~np.asarray(mask).ravel()
+    rates = np.asarray(matrix, np.float64)
+    np.fill_diagonal(rates, 0)
+    rates -= np.diag(rates.sum(0))
+    exact = np.linalg.solve(-rates[np.ix_(keep, keep)].T, np.ones(keep.sum()))
+    np.testing.assert_allclose(tau.ravel()[keep], exact, rtol=3e-4)
+
+
+def test_edges_beyond_the_reach_of_elimination():
+    """5000 states, every one with some random others: times and law in their equations."""
+    n, random = 5000, np.random.default_rng(0)
+    source = np.concatenate([np.arange(n), random.integers(0, n, 4 * n)])
+    target = np.concatenate([(np.arange(n) + 1) % n, random.integers(0, n, 4 * n)])
+    source, target = source[source != target], target[source != target]
+    rates = random.random(source.size)
+    mask = np.arange(n) % 500 == 0
+
+    @jax.jit
+    def run(rates):
+        W = rxs.MasterEquation.from_edges(source, target, rates, size=n)
+        return rxs.mean_first_passage_time(W, jnp.asarray(mask)), rxs.stationary(W)
+
+    tau, law = (np.asarray(x) for x in run(rates))
+    matrix = scipy.sparse.csc_matrix((rates, (target, source)), (n, n))
+    matrix = (matrix - scipy.sparse.diags(np.asarray(matrix.sum(0)).ravel())).tocsc()
+    exact = (-matrix[~mask][:, ~mask]).T @ tau[~mask]
+    np.testing.assert_allclose(exact, 1, rtol=1e-7)
+    assert np.abs(matrix @ law).sum() < 1e-8 and abs(law.sum() - 1) < 1e-12 and law.min() > 0
+
+
+def test_what_cannot_be_solved_is_reported():
+    two = rxs.MasterEquation.from_edges([0, 1, 2, 3], [1, 0, 3, 2], 1.0, size=4)
+    factor = rxs.factorize(two, target=jnp.arange(4) == 0, method=rxs.Iteration(max_steps=20))
+    _, result = rxs.mean_first_passage_time(two, None, factor=factor, throw=False)
+    assert result == rxs.RESULTS.unsolved
+    with pytest.raises(Exception, match="An iterative solve did not reach its tolerance"):
+        jax.block_until_ready(rxs.mean_first_passage_time(two, None, factor=factor))
+    with pytest.raises(ValueError, match="`tol` must be positive"):
+        rxs.factorize(two, shift=1.0, method=rxs.Iteration(tol=0.0))
