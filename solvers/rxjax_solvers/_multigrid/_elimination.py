@@ -41,8 +41,8 @@ class IterativeElimination(AbstractElimination):
         tol: Float[Array, ""],
         max_steps: int,
     ):
-        build = grid_levels if isinstance(generator, FokkerPlanck) else Scaled
-        self.approximation = build(generator, loss, keep)
+        on_grid = isinstance(generator, FokkerPlanck)
+        self.approximation = grid_levels(generator, loss, keep) if on_grid else Scaled(generator, loss, keep)
         self.tol, self.max_steps = tol, max_steps
         self.symmetric = isinstance(generator, FokkerPlanck) and generator.log_gibbs is not None
         if isinstance(generator, FokkerPlanck) and generator.log_gibbs is not None:
