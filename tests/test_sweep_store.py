@@ -159,6 +159,7 @@ jax.config.update("jax_enable_x64", True)
 path, pause = sys.argv[1], float(sys.argv[2])
 
 def slowly(done, total):
+    print(done, flush=True)
     time.sleep(pause)
 
 def f(a, b, key):
@@ -181,14 +182,14 @@ def killed(tmp_path, kills, seed=0):
     while happened < kills:
         run = subprocess.Popen([*words, "0.1"], stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL)
         start = time.time()
-        # From before the store exists on; JAX alone takes a second to load.
-        while not (tmp_path / "k.zarr").exists() and run.poll() is None and happened:
-            time.sleep(0.01)
-        time.sleep(moments.uniform(0.0, 6.0 / kills + 1.0))
+        # One in four while JAX loads or compiles, the others at work: 30 chunks of a tenth of a second each.
+        if moments.random() > 0.25:
+            run.stdout.readline()  # pyright: ignore[reportOptionalMemberAccess]
+        time.sleep(moments.uniform(0.0, 6.0 / kills))
         run.send_signal(signal.SIGKILL)
         out, _ = run.communicate()
         happened += 1
-        assert time.time() - start < 120
+        assert time.time() - start < 600  # a start that hangs, and not a slow machine
         if (tmp_path / "k.zarr").exists():
             with xr.open_zarr(tmp_path / "k.zarr") as data:
                 status = data.status.values
