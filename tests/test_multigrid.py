@@ -8,8 +8,7 @@ import pytest
 import scipy.sparse
 
 import rxjax_solvers as rxs
-from rxjax_solvers._elimination import DissectionElimination
-from rxjax_solvers._multigrid import IterativeElimination
+from rxjax_solvers._factorization import usual
 from rxjax_solvers._multigrid._levels import grid_levels
 
 
@@ -114,19 +113,16 @@ def test_gradient_and_many_temperatures():
 
 
 def test_what_is_iterated_by_default():
-    """Large grids with a potential, and what elimination does not reach; any of them if asked for."""
-
-    def kind(W, method=None):
-        return type(eqx.filter_eval_shape(lambda W: rxs.factorize(W, shift=1.0, method=method), W).elimination)
-
-    large, small, cube = rxs.Grid(-2.0, 2.0, (80, 60)), rxs.Grid(-2.0, 2.0, (40, 30)), rxs.Grid(-2.0, 2.0, (48,) * 3)
-    free = rxs.FokkerPlanck(jnp.zeros(3), 1.0, cube)
-    assert kind(rxs.FokkerPlanck.from_potential(wells, large, 0.1)) is IterativeElimination
-    assert kind(rxs.FokkerPlanck.from_potential(wells, small, 0.1)) is DissectionElimination
-    assert kind(rxs.FokkerPlanck(jnp.zeros(2), 1.0, large)) is DissectionElimination
-    assert kind(rxs.FokkerPlanck(jnp.zeros(2), 1.0, small), rxs.Iteration()) is IterativeElimination
-    assert kind(free) is IterativeElimination
-    assert kind(rxs.MasterEquation.from_edges([0], [1], 1.0, size=5000)) is IterativeElimination
+    """Large grids with a potential, and what elimination does not reach."""
+    kind = lambda make: type(usual(eqx.filter_eval_shape(make)))
+    large, small = rxs.Grid(-2.0, 2.0, (80, 60)), rxs.Grid(-2.0, 2.0, (40, 30))
+    cube = rxs.Grid(-2.0, 2.0, (48, 48, 48))
+    assert kind(lambda: rxs.FokkerPlanck.from_potential(wells, large, 0.1)) is rxs.Iteration
+    assert kind(lambda: rxs.FokkerPlanck.from_potential(wells, small, 0.1)) is rxs.Elimination
+    assert kind(lambda: rxs.FokkerPlanck(jnp.zeros(2), 1.0, large)) is rxs.Elimination
+    assert kind(lambda: rxs.FokkerPlanck(jnp.zeros(3), 1.0, cube)) is rxs.Iteration
+    assert kind(lambda: rxs.MasterEquation.from_edges([0], [1], 1.0, size=5000)) is rxs.Iteration
+    assert kind(lambda: rxs.MasterEquation.from_edges([0], [1], 1.0, size=50)) is rxs.Elimination
 
 
 def test_float32(float32):
