@@ -103,11 +103,19 @@ class Iteration(AbstractFactorization):
 
 def usual(generator: AbstractGenerator) -> AbstractFactorization:
     """Elimination within its reach, but on large grids with a potential iteration, which is as accurate and faster."""
-    if isinstance(generator, FokkerPlanck):
+    if isinstance(generator, FokkerPlanck) and len(generator.shape) > 1 and generator.size > _SMALL:
         sure = generator.log_gibbs is not None and not generator.diagonals
-        large = len(generator.shape) > 1 and generator.size > _SMALL
-        return Iteration() if large and (sure or _separator(generator) > _MAX_SEPARATOR) else Elimination()
-    return Iteration() if generator.size > _MAX_STATES else Elimination()
+        return Iteration() if sure else repeated(generator)
+    return repeated(generator)
+
+
+def repeated(generator: AbstractGenerator) -> AbstractFactorization:
+    """For many solves with one factor: elimination within its reach."""
+    if isinstance(generator, FokkerPlanck):
+        within = len(generator.shape) == 1 or _separator(generator) <= _MAX_SEPARATOR
+    else:
+        within = generator.size <= _MAX_STATES
+    return Elimination() if within else Iteration()
 
 
 def _separator(generator: AbstractGenerator) -> int:

@@ -11,6 +11,7 @@ from jaxtyping import Array
 from ._checks import is_traced
 from ._deflated import Deflated, deflate
 from ._factor import Factor, factorize
+from ._factorization import repeated
 from ._fokker_planck import FokkerPlanck
 from ._generator import AbstractGenerator
 from ._krylov import extend, start
@@ -67,7 +68,8 @@ def spectrum(
     if not 1 <= k <= size:
         raise ValueError(f"Argument `k` must lie between 1 and the number of cells, {size}, but it is {k}.")
     if factor is None:
-        factor = factorize(generator) if _loses(generator) else deflate(generator)
+        method = repeated(generator)
+        factor = factorize(generator, method=method) if _loses(generator) else deflate(generator, method=method)
     closed = isinstance(factor, Deflated)
     wanted = k - 1 if closed else k
     dtype = generator.outflow().dtype
