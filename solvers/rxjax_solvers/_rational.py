@@ -63,7 +63,7 @@ class Rational(eqx.Module):
         >>> W = rxs.FokkerPlanck.from_potential(lambda x: (x[0] ** 2 - 1) ** 2, grid, temperature=0.1)
         >>> sol = rxs.solve(W, grid.gaussian(-1, 0.2), [0.0, 1e3, 1e9], method=rxs.Rational())
         >>> print((sol.ps[:, 32:].sum(axis=1) * grid.spacing[0]).round(3))
-        [0.    0.045 0.5  ]
+        [0.    0.038 0.5  ]
 
         ```
     """
