@@ -141,7 +141,9 @@ def test_bad_input_in_one_line(words, message, tmp_path):
 def test_ctrl_c_leaves_nothing(tmp_path):
     """Interrupted while it compiles or solves a flow of hours."""
     words = "flow own_losses:noticed --bounds=-9:9,-9:9 --start=-8,0 --time 1e9 --frames 999 --out deep/er".split()
-    words = [sys.executable, "-m", "rxjax", *words]
+    # Shells start what runs in the background with interrupts ignored.
+    start = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    words = [sys.executable, "-c", start + "runpy.run_module('rxjax', run_name='__main__')", *words]
     run = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     while not (tmp_path / "started").exists():
         assert run.poll() is None

@@ -43,7 +43,7 @@ def updates_per_second(step: Callable, *args: Any, bandwidth: float | int | None
         ```python
         >>> import jax.numpy as jnp, rxjax as rx
         >>> rate = rx.hardware.updates_per_second(lambda w, g: w - 0.1 * g, jnp.ones(10**6), jnp.ones(10**6))
-        >>> rate.bytes_per_update, 0 < rate.bandwidth_share < 5
+        >>> rate.bytes_per_update, rate.bandwidth_share > 0
         (12000000, True)
 
         ```
