@@ -32,7 +32,8 @@ else:
 from rxjax._sweep import _store  # noqa: E402
 
 write = _store.Store.write
-_store.Store.write = lambda self, region, *rest: (finished.append(region[0].start), write(self, region, *rest))[1]
+noting: Any = lambda self, region, *rest: (finished.append(region[0].start), write(self, region, *rest))[1]
+_store.Store.write = noting
 data = rx.sweep(wave, store=store, chunk=4, **axes)
 alone = np.sin(axes["a"][:, None, None] * np.arange(4.0) + axes["b"][:, None])
 good = (data.status.values == "ok")[..., None]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import rxjax as rx
+from rxjax.hardware._timing import best_seconds
 
 
 def steps(n):
@@ -34,7 +35,7 @@ def test_a_probe_calibrates_seconds():
     few, many = jnp.ones((16, 16)), jnp.ones(16)
     cost = rx.budget.estimate(fn, 2000, m, x, probe=(2000, few, many))
     jax.block_until_ready(jax.jit(fn)(2000, m, x))
-    measured = rx.hardware._timing.best_seconds(jax.jit(fn), 2000, m, x)
+    measured = best_seconds(jax.jit(fn), 2000, m, x)
     assert cost.calibrated and "about" in str(cost)
     # Open loops are in the probe: without it the figure would be three orders too small.
     assert measured / 30 < cost.seconds < 30 * measured

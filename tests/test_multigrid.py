@@ -60,6 +60,7 @@ def test_coarser_grids_keep_mass_and_the_gibbs_law():
     def run():
         W = rxs.FokkerPlanck.from_potential(wells, grid, 0.2)
         levels = grid_levels(W, jnp.full(grid.shape, 0.7), jnp.ones(grid.shape, bool))
+        assert W.log_gibbs is not None
         law, out = jnp.exp(W.log_gibbs - jnp.max(W.log_gibbs)), []
         for coarse, pairings in zip(levels.grids[1:], levels.pairings, strict=False):
             for pairing in pairings:

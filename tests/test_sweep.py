@@ -1,6 +1,7 @@
 """Sweeps: labels and values, chunks within a memory, failed points that say why, what is refused."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -139,8 +140,9 @@ def test_heat_map_and_its_lines():
     ax = figure.axes[0]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("learning rate", "batch size")
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
-    np.testing.assert_allclose(ax.collections[0].get_array(), data.time.transpose("batch_size", "learning_rate"))
-    (lines,) = [c for c in ax.collections if hasattr(c, "levels")]
+    cells: Any = ax.collections[0].get_array()
+    np.testing.assert_allclose(cells, data.time.transpose("batch_size", "learning_rate"))
+    lines: Any = next(c for c in ax.collections if hasattr(c, "levels"))
     for level, path in zip(lines.levels, lines.get_paths(), strict=True):
         scale = 50 * path.vertices[:, 0] / path.vertices[:, 1]
         np.testing.assert_allclose(scale, level, rtol=1e-3)

@@ -37,8 +37,9 @@ def run(settings: Settings) -> tuple[xr.Dataset, float]:
     """The data set of a configuration, and the seconds that it took."""
     fn, extra = _function(settings)
     options = {k: settings.run[k] for k in ("memory", "chunk", "devices", "store", "seed", "zipped")}
+    axes: dict[str, Any] = dict(settings.axes)
     begin = time.perf_counter()
-    data = sweep(fn, **options, **extra, **settings.axes)
+    data = sweep(fn, **options, **extra, **axes)
     seconds = time.perf_counter() - begin
     for name in set(_LONG) & set(data.data_vars):
         data[name].attrs.update(zip(("long_name", "units"), _LONG[str(name)], strict=True))

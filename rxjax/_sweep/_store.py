@@ -97,8 +97,8 @@ class Store:
 
     def missing(self, tiles: Tiles) -> list[tuple[slice, ...]]:
         """The rectangles that are not finished."""
-        group = zarr.open_group(str(self.path), mode="r")
-        status = np.asarray(group[STATUS][...])  # pyright: ignore[reportIndexIssue]
+        array: Any = zarr.open_group(str(self.path), mode="r")[STATUS]
+        status = np.asarray(array[...])
         return [region for region in tiles if np.any(status[region] == "")]
 
     def write(self, region: tuple[slice, ...], values: Sequence[np.ndarray], reasons: Sequence[str]) -> None:

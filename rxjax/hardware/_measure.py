@@ -1,6 +1,7 @@
 """Rates of one device."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,8 +68,8 @@ def measure(device: jax.Device | None = None, *, megabytes: int = 64, matrix: in
 
         ```
     """
-    device = jax.devices()[0] if device is None else device
-    put = lambda x: jax.device_put(x, device)
+    chosen: Any = jax.devices()[0] if device is None else device
+    put = lambda x: jax.device_put(x, chosen)
     array = put(jnp.ones(megabytes * 2**18, jnp.float32))
     bandwidth = 2 * array.nbytes / best_seconds(jax.jit(jnp.negative), array)
     square = put(jnp.ones((matrix, matrix), jnp.float32))
@@ -77,8 +78,8 @@ def measure(device: jax.Device | None = None, *, megabytes: int = 64, matrix: in
     one = put(jnp.ones((), jnp.float32))
     added = jax.jit(lambda x: x + 1)
     latency = best_seconds(lambda: jax.block_until_ready(added(one)), least=0.02)
-    supported = {name: _works(name, device) for name in DTYPES}
-    return Hardware(device.device_kind, device.platform, available_memory(device), bandwidth, rate, latency, supported)
+    supported = {name: _works(name, chosen) for name in DTYPES}
+    return Hardware(chosen.device_kind, chosen.platform, available_memory(chosen), bandwidth, rate, latency, supported)
 
 
 def _works(name: str, device: jax.Device) -> bool:

@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 from jaxtyping import ArrayLike
@@ -23,9 +24,9 @@ def available_memory(device: jax.Device | None = None) -> int:
 
     - `device`: one of `jax.devices()`; the default device if not given.
     """
-    device = jax.devices()[0] if device is None else device
-    if device.platform != "cpu":
-        stats = device.memory_stats()
+    chosen: Any = jax.devices()[0] if device is None else device
+    if chosen.platform != "cpu":
+        stats = chosen.memory_stats()
         if stats and "bytes_limit" in stats:
             return int(_USABLE * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
     return int(_USABLE * min(_system_memory(), _group_memory()))
