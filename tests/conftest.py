@@ -38,3 +38,16 @@ def float32():
         jax.numpy_dtype_promotion("standard"),
     ):
         yield
+
+
+@pytest.fixture
+def own_settings(monkeypatch, tmp_path):
+    """JAX's own settings, for threads too, in an empty folder: where a user types a command."""
+    names = ("jax_enable_x64", "jax_numpy_rank_promotion", "jax_numpy_dtype_promotion")
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in zip(names, (False, "allow", "standard"), strict=True):
+        jax.config.update(name, value)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for name, value in before.items():
+        jax.config.update(name, value)

@@ -3,7 +3,6 @@
 import re
 import sys
 
-import jax
 import numpy as np
 import pytest
 import xarray as xr
@@ -41,19 +40,12 @@ def bend(x, y):
 
 
 @pytest.fixture(autouse=True)
-def a_user(monkeypatch, tmp_path):
-    """JAX's own settings in an empty folder with a module in it."""
-    names = ("jax_enable_x64", "jax_numpy_rank_promotion", "jax_numpy_dtype_promotion")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (False, "allow", "standard"), strict=True):
-        jax.config.update(name, value)
-    (tmp_path / "own_sweeps.py").write_text(OWN)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+def a_user(own_settings, monkeypatch):
+    """In a folder with a module of one's own."""
+    (own_settings / "own_sweeps.py").write_text(OWN)
+    monkeypatch.syspath_prepend(own_settings)
     yield
     sys.modules.pop("own_sweeps", None)
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 def rxjax(text):

@@ -26,17 +26,7 @@ RUN = "train digits-mlp --steps 130 --seed 5 --monitor-every 40 --checkpoint-eve
 FOLDER = "digits-mlp-rate-adamw"
 
 
-@pytest.fixture(autouse=True)
-def a_user(monkeypatch, tmp_path):
-    """JAX's own settings, for threads too, in an empty folder."""
-    names = ("jax_enable_x64", "jax_numpy_rank_promotion", "jax_numpy_dtype_promotion")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (False, "allow", "standard"), strict=True):
-        jax.config.update(name, value)
-    monkeypatch.chdir(tmp_path)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+pytestmark = pytest.mark.usefixtures("own_settings")
 
 
 def rxjax(*words):
