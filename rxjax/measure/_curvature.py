@@ -34,6 +34,17 @@ def moving_part(params: PyTree) -> tuple[PyTree, PyTree]:
     return moved, fixed
 
 
+def shaped_like(params: PyTree, flat: Array) -> PyTree:
+    """A flat vector as a tree like the parameters, in its own dtype."""
+    moved, _ = moving_part(params)
+    leaves, structure = jax.tree.flatten(moved)
+    ends = [0]
+    for x in leaves:
+        ends.append(ends[-1] + x.size)
+    parts = [flat[a:b].reshape(x.shape) for x, a, b in zip(leaves, ends[:-1], ends[1:], strict=True)]
+    return jax.tree.unflatten(structure, parts)
+
+
 def flat_loss(loss_fn: Callable, params: PyTree, batch: PyTree) -> FlatLoss:
     """`loss_fn(params, batch)` around `params`; products are taken in the dtype of the parameters."""
     moved, fixed = moving_part(params)

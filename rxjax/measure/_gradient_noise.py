@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 
 from rxjax_solvers._checks import one_of
 
-from ._curvature import flat_loss, moving_part
+from ._curvature import flat_loss, shaped_like
 from ._estimate import Estimate
 from ._units import Moments, Population, noise_and_signal, population
 
@@ -126,19 +126,8 @@ def _measured(
     spread = None
     if diagonal:
         share = 1.0 if drawn.examples is None else (drawn.examples - 1) / drawn.examples
-        spread = _shaped_like(params, squares * drawn.size / (n - 1) * jnp.asarray(share).astype(squares.dtype))
+        spread = shaped_like(params, squares * drawn.size / (n - 1) * jnp.asarray(share).astype(squares.dtype))
     return GradientNoise(*noise_and_signal(moments, drawn), spread)
-
-
-def _shaped_like(params: PyTree, flat: Array) -> PyTree:
-    """A flat vector as a tree like the parameters, in its own dtype."""
-    moved, _ = moving_part(params)
-    leaves, structure = jax.tree.flatten(moved)
-    ends = [0]
-    for x in leaves:
-        ends.append(ends[-1] + x.size)
-    parts = [flat[a:b].reshape(x.shape) for x, a, b in zip(leaves, ends[:-1], ends[1:], strict=True)]
-    return jax.tree.unflatten(structure, parts)
 
 
 def _from_examples(

@@ -3,13 +3,11 @@
 from collections.abc import Callable
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PyTree
-from matfree import decomp
 
 from ._curvature import flat_loss
+from ._lanczos import ritz_pairs
 
 
 class LargestEigenvalue(eqx.Module):
@@ -75,19 +73,5 @@ def _measured(loss_fn: Callable, params: PyTree, batch: PyTree, steps: int, key:
 
 def largest_eigenvalue(product: Callable, like: Array, steps: int, key: Array) -> LargestEigenvalue:
     """The largest Ritz value of `steps` products of vectors shaped `like` this one, and its residual."""
-    start = jr.normal(key, like.shape, like.dtype)
-    run = decomp.tridiag_sym(min(steps, start.size), materialize=False, custom_vjp=False)
-    found = run(product, start / jnp.sqrt(jnp.sum(start**2)))
-    diagonal, beside = found.J_small
-    below = jnp.concatenate([beside, jnp.sqrt(jnp.sum(found.residual**2))[None]])
-    # A residual of zero ends the iteration early: what follows it is normalised rounding, or NaN, and is cut off.
-    below = jnp.where(jnp.isfinite(below), below, 0)
-    scale = jax.lax.cummax(below + jnp.where(jnp.isfinite(diagonal), jnp.abs(diagonal), 0))
-    goes_on = below > jnp.finfo(below.dtype).eps ** (2 / 3) * scale
-    alive = jnp.concatenate([jnp.ones(1, bool), jnp.cumprod(goes_on[:-1].astype(jnp.int32)) > 0])
-    # A Rayleigh quotient stands in the place of what is cut off: it is never above the largest Ritz value.
-    kept = jnp.where(alive, diagonal, diagonal[0])
-    between = jnp.where(alive[1:], beside, 0)
-    values, vectors = jnp.linalg.eigh(jnp.diag(kept) + jnp.diag(between, 1) + jnp.diag(between, -1))
-    end = jnp.sum(alive) - 1
-    return LargestEigenvalue(values[-1], below[end] * jnp.abs(vectors[end, -1]))
+    found = ritz_pairs(product, jr.normal(key, like.shape, like.dtype), steps)
+    return LargestEigenvalue(found.values[-1], found.errors[-1])

@@ -1,0 +1,42 @@
+"""Lanczos' method for a symmetric operator, cut off where the Krylov space ends."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+from matfree import decomp
+
+
+class Ritz(NamedTuple):
+    """Ritz pairs of `m` steps, ascending; those of a space that ended earlier come after entries that mean nothing."""
+
+    values: Float[Array, "m"]
+    vectors: Float[Array, "m m"]  # in columns, in the Krylov basis: the first row squared are the weights of quadrature
+    errors: Float[Array, "m"]  # the norms of the residuals: an exact eigenvalue lies this near
+    known: Bool[Array, "m"]  # false for what lies beyond the end of the space
+    basis: Float[Array, "m d"]  # orthonormal rows, zero beyond the end
+
+
+def ritz_pairs(product: Callable, start: Float[Array, "d"], steps: int) -> Ritz:
+    """`steps` products (at most `d`) from `start`, with full reorthogonalisation."""
+    run = decomp.tridiag_sym(min(steps, start.size), materialize=False, custom_vjp=False)
+    length = jnp.sqrt(jnp.sum(start**2))
+    found = run(product, start / jnp.where(length > 0, length, 1))
+    diagonal, beside = found.J_small
+    below = jnp.concatenate([beside, jnp.sqrt(jnp.sum(found.residual**2))[None]])
+    # A residual of zero ends the iteration early: what follows it is normalised rounding, or NaN, and is cut off.
+    below = jnp.where(jnp.isfinite(below), below, 0)
+    scale = jax.lax.cummax(below + jnp.where(jnp.isfinite(diagonal), jnp.abs(diagonal), 0))
+    goes_on = below > jnp.finfo(below.dtype).eps ** (2 / 3) * scale
+    alive = jnp.concatenate([jnp.ones(1, bool), jnp.cumprod(goes_on[:-1].astype(jnp.int32)) > 0])
+    end = jnp.sum(alive) - 1
+    # What is cut off gets values of its own below all Ritz values, which lie within three times the scale.
+    apart = jnp.linspace(4, 5, alive.size, dtype=below.dtype)
+    kept = jnp.where(alive, diagonal, -apart * scale[end])
+    between = jnp.where(alive[1:], beside, 0)
+    values, vectors = jnp.linalg.eigh(jnp.diag(kept) + jnp.diag(between, 1) + jnp.diag(between, -1))
+    known = jnp.arange(alive.size) >= alive.size - 1 - end
+    basis = jnp.where(alive[:, None], jnp.asarray(found.Q_tall), 0)
+    return Ritz(values, vectors, below[end] * jnp.abs(vectors[end]), known, basis)
