@@ -94,24 +94,27 @@ def gradient_noise(
     Source: McCandlish et al., "An empirical model of large-batch training" (2018), appendix A.
     """
     one_of(route, "route", ("per_example", "micro_batches"))
+    size = 1 if route == "per_example" else micro_batch_size
+    count = count_units(batch, size, least=2)
+    if chunk_size < 1:
+        raise ValueError(f"Argument `chunk_size` must be at least 1, but it is {chunk_size}.")
+    assert size is not None
+    drawn = population(size, count, sampling, dataset_size)
+    return _measured(loss_fn, params, batch, drawn, min(chunk_size, count), route == "per_example", diagonal)
+
+
+def count_units(batch: PyTree, size: int | None, least: int) -> int:
+    """The number of examples in `batch`, refused unless it makes `least` units of `size` examples or more."""
     sizes = {x.shape[0] if jnp.ndim(x) else 0 for x in jax.tree.leaves(batch) if eqx.is_array_like(x)}
     if len(sizes) != 1:
         raise ValueError(f"Argument `batch` must hold arrays with one leading axis over examples, but it has {sizes}.")
     (count,) = sizes
-    size = 1
-    if route == "micro_batches":
-        if micro_batch_size is None or not 1 <= micro_batch_size or count % micro_batch_size:
-            raise ValueError(
-                f"Argument `micro_batch_size` must divide the {count} examples of `batch`, but it is "
-                f"{micro_batch_size}."
-            )
-        size = micro_batch_size
-    if count // size < 2:
-        raise ValueError(f"Argument `batch` must hold at least two units, but it holds {count} examples.")
-    if chunk_size < 1:
-        raise ValueError(f"Argument `chunk_size` must be at least 1, but it is {chunk_size}.")
-    drawn = population(size, count, sampling, dataset_size)
-    return _measured(loss_fn, params, batch, drawn, min(chunk_size, count), route == "per_example", diagonal)
+    if size is None or size < 1 or count % size:
+        raise ValueError(f"Argument `micro_batch_size` must divide the {count} examples of `batch`, but it is {size}.")
+    if count // size < least:
+        words = {2: "two", 3: "three"}[least]
+        raise ValueError(f"Argument `batch` must hold at least {words} units, but it holds {count} examples.")
+    return count
 
 
 @eqx.filter_jit

@@ -1,0 +1,135 @@
+"""The learning rate that gains most in the next step of a network."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, PyTree
+
+from .._arrays import real_array
+from .._hyperparameters import check_count
+from ._curvature import flat_loss
+from ._estimate import Estimate
+from ._gradient_noise import count_units, micro_gradients
+
+
+class StepRates(eqx.Module):
+    r"""What [`optimal_learning_rate`][] found, as [`Estimate`][]s: `value` and `standard_error`.
+
+    - `optimal`: $\eta_{opt}(B)$ at the batch size asked for.
+    - `maximal`: $\eta_{max} = |G|^2/(G^\top H G)$, its limit for large batches.
+    - `noise_batch`: $B_{noise} = \mathrm{tr}(H\Sigma_1)/(G^\top H G)$, the batch size at which the optimal rate is half
+      the maximal one.
+    """
+
+    optimal: Estimate
+    maximal: Estimate
+    noise_batch: Estimate
+
+
+class Moment(NamedTuple):
+    """An unbiased estimate and what each of `n` micro-batches adds to it, in first order."""
+
+    value: Float[Array, ""]
+    parts: Float[Array, "n"]
+
+    def plus(self, other: "Moment", weight: Array) -> "Moment":
+        return Moment(self.value + weight * other.value, self.parts + weight * other.parts)
+
+    def over(self, other: "Moment") -> Estimate:
+        """Their ratio, with the standard error of the infinitesimal jackknife; infinite unless `other` is positive."""
+        n, good = self.parts.shape[0], other.value > 0
+        below = jnp.where(good, other.value, 1)
+        value = self.value / below
+        error = jnp.sqrt(jnp.sum((self.parts - value * other.parts) ** 2) / (n * (n - 1))) / below
+        return Estimate(jnp.where(good, value, jnp.inf), jnp.where(good, error, jnp.inf))
+
+
+def optimal_learning_rate(
+    loss_fn: Callable, params: PyTree, batch: PyTree, batch_size: ArrayLike, *, micro_batch_size: int
+) -> StepRates:
+    r"""The learning rate of SGD at the current point that lowers the loss most in ONE step, on the quadratic model,
+
+    $$\eta_{opt}(B) = \frac{|G|^2}{G^\top H G + \mathrm{tr}(H\Sigma_1)/B} = \frac{\eta_{max}}{1 + B_{noise}/B}.$$
+
+    From the gradients $g_k$ and Hessians $H_k$ of micro-batches.  Each of $|G|^2$, $G^\top H G$ and
+    $\mathrm{tr}(H\Sigma_1)$ is UNBIASED: $H_k$ only ever meets gradients of other micro-batches.  Their ratios are
+    biased by one over the number of micro-batches, relative to the squared error.
+
+    **Arguments:**
+
+    - `loss_fn`: `loss_fn(params, batch)`, the MEAN loss over the examples of a batch.
+    - `params`: any PyTree; its real floating arrays are the parameters.
+    - `batch`: a PyTree of arrays with a leading axis over examples, independent draws from the data.
+    - `batch_size`: $B$ of the step, drawn with replacement; a number.
+    - `micro_batch_size`: must divide the batch, leaving three micro-batches at least.  Their gradients are all kept in
+      memory.
+
+    **Returns:** a [`StepRates`][]; rates have the units of squared parameters over the loss, as $\eta$, and
+    `noise_batch` is in examples.  The cost is a gradient and two Hessian-vector products of the batch, about six
+    gradients.  A rate is infinite where the curvature along the step is not positive.
+
+    Good values: 16 micro-batches.  **How it fails:** near a minimum $|G|^2$ is lost in its noise: the rate is then zero
+    within its error and may come out negative.  Few micro-batches carry the trace of few noisy directions, and the
+    errors are then too small.  The best single step is far too timid a rate for a whole run, see
+    [`rxjax.optimal_learning_rate`][].
+
+    **Raises:** `ValueError` (inside `jit`, a run-time error) for batches that do not fit or a `batch_size` below 1.
+
+    ```python
+    >>> import jax.numpy as jnp, rxjax as rx
+    >>> loss = lambda w, x: jnp.mean((w - x) ** 2)
+    >>> data = jnp.array([1.0, 2.0, 3.0, 6.0])
+    >>> found = rx.measure.optimal_learning_rate(loss, jnp.array(0.0), data, batch_size=2, micro_batch_size=1)
+    >>> print(f"{found.optimal.value:.3f} {found.maximal.value:.3f} {found.noise_batch.value:.3f}")
+    0.384 0.504 0.621
+
+    ```
+
+    Source: McCandlish et al., "An empirical model of large-batch training" (2018), eqs. 2.7 and 2.8.
+    """
+    size = check_count(real_array(batch_size, "batch_size"), "batch_size")
+    if size.ndim:
+        raise ValueError(f"Argument `batch_size` must be one number, but it has shape {size.shape}. Vmap over many.")
+    count_units(batch, micro_batch_size, least=3)
+    return _measured(loss_fn, params, batch, size, micro_batch_size)
+
+
+@eqx.filter_jit
+def _measured(loss_fn: Callable, params: PyTree, batch: PyTree, batch_size: Array, unit: int) -> StepRates:
+    square, curve, spread = step_moments(loss_fn, params, batch, unit)
+    met = curve.plus(spread, 1 / batch_size.astype(curve.value.dtype))
+    return StepRates(square.over(met), square.over(curve), spread.over(curve))
+
+
+def step_moments(loss_fn: Callable, params: PyTree, batch: PyTree, unit: int) -> tuple[Moment, Moment, Moment]:
+    r"""$|G|^2$, $G^\top H G$ and $\mathrm{tr}(H\Sigma_1)$ from micro-batches of `unit` examples."""
+    parts = jax.tree.map(lambda x: jnp.asarray(x).reshape(x.shape[0] // unit, unit, *x.shape[1:]), batch)
+    gradients = micro_gradients(loss_fn, params, batch, unit)
+    n = gradients.shape[0]
+    mean = jnp.mean(gradients, axis=0)
+    apart = gradients - mean[None, :]
+
+    def bend(total, one):
+        part, own, following = one
+        product = flat_loss(loss_fn, params, part).expand()[1]
+        # Both vectors leave out the micro-batch whose Hessian they meet.
+        others = mean + (mean - own) / (n - 1)
+        contrast = following - (n * mean - own - following) / (n - 2)
+        bent = product(others)
+        return total + bent / n, (jnp.sum(others * bent), jnp.sum(contrast * product(contrast)))
+
+    neighbours = (parts, gradients, jnp.roll(gradients, -1, axis=0))
+    bent, (along, across) = jax.lax.scan(bend, jnp.zeros_like(mean), neighbours)
+    squares = jnp.sum(apart**2, axis=1)
+    one = unit * jnp.sum(squares) / (n - 1)
+    noise = Moment(one, unit * n / (n - 1) * squares - one)
+    # The noise of a contrast is mostly that of its first member.
+    across = jnp.roll(across, 1) * (unit * (n - 2) / (n - 1))
+    spread = Moment(jnp.mean(across), across - jnp.mean(across))
+    square = Moment(jnp.sum(mean**2), 2 * jnp.sum(apart * mean[None, :], axis=1))
+    curve = Moment(jnp.mean(along), along - jnp.mean(along) + 2 * jnp.sum(apart * bent[None, :], axis=1))
+    share = jnp.ones((), mean.dtype) / unit
+    return square.plus(noise, -share / n), curve.plus(spread, -share / (n - 1)), spread

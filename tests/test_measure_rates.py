@@ -1,0 +1,65 @@
+"""The optimal learning rate of a network, and the report, against direct computation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rxjax as rx
+from rxjax.measure._optimal_learning_rate import step_moments
+
+M = rx.measure
+RNG = np.random.default_rng(1)
+DIM = 6
+CURVES = RNG.standard_normal((8, DIM, DIM)) / 3
+CURVES = CURVES @ CURVES.transpose(0, 2, 1) + 0.3 * np.eye(DIM)
+SLOPES = 0.6 + RNG.standard_normal((8, DIM))
+
+
+def kinds(w, index):
+    """Eight kinds of examples, each with a gradient and a Hessian of its own."""
+    curve, slope = jnp.asarray(CURVES)[index], jnp.asarray(SLOPES)[index]
+    return jnp.mean(jnp.einsum("nij,i,j->n", curve, w, w) / 2 + jnp.matmul(slope, w))
+
+
+def test_the_optimal_rate_against_the_population():
+    """Every moment unbiased over 3000 data sets, the error of the rate of the right size."""
+    w = 0.2 * np.ones(DIM)
+    each = SLOPES + CURVES @ w
+    gradient, hessian, sigma = each.mean(0), CURVES.mean(0), np.cov(each.T, bias=True)
+    exact = [gradient @ gradient, gradient @ hessian @ gradient, np.trace(hessian @ sigma)]
+
+    def trial(key):
+        data = jax.random.randint(key, (48,), 0, 8)
+        found = M.optimal_learning_rate(kinds, jnp.asarray(w), data, batch_size=4, micro_batch_size=4)
+        return [m.value for m in step_moments(kinds, jnp.asarray(w), data, 4)], found
+
+    moments, found = jax.jit(jax.vmap(trial))(jax.random.split(jax.random.key(0), 3000))
+    for values, want in zip(moments, exact, strict=True):
+        values = np.asarray(values)
+        assert abs(values.mean() - want) < 4 * values.std() / 3000**0.5
+    best = float(rx.optimal_learning_rate(gradient, hessian, sigma / 4))
+    top = float(rx.maximal_learning_rate(gradient, hessian))
+    assert float(jnp.median(found.optimal.value)) == pytest.approx(best, rel=0.05)
+    assert float(jnp.median(found.maximal.value)) == pytest.approx(top, rel=0.1)
+    batch = float(rx.noise_batch_size(gradient, hessian, sigma))
+    assert float(jnp.median(found.noise_batch.value)) == pytest.approx(batch, rel=0.1)
+    off = np.abs(np.asarray(found.optimal.value) - best) / np.asarray(found.optimal.standard_error)
+    assert 0.55 < np.mean(off < 1) < 0.8 and np.mean(off < 2) > 0.85
+
+
+def test_refusals():
+    data, w = jnp.arange(6), jnp.ones(DIM)
+    for more, words in [
+        ({"micro_batch_size": 4}, "`micro_batch_size` must divide the 6 examples"),
+        ({"micro_batch_size": 3}, "`batch` must hold at least three units"),
+        ({"micro_batch_size": 1, "batch_size": 0}, "`batch_size` must"),
+        ({"micro_batch_size": 1, "batch_size": np.ones(2)}, "`batch_size` must be one number"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            M.optimal_learning_rate(kinds, w, data, **{"batch_size": 2, **more})
+    # Downhill curvature: every larger step is better.
+    found = M.optimal_learning_rate(
+        lambda w, x: -jnp.mean((w - x) ** 2), jnp.ones(()), jnp.arange(6.0), 2, micro_batch_size=1
+    )
+    assert np.isinf(found.optimal.value) and np.isinf(found.optimal.standard_error)
