@@ -1,0 +1,58 @@
+"""Write README.md from the recorded results: the table of verdicts, then each study with its figure."""
+
+import json
+from collections import Counter
+
+from _study import FIGURES, FOLDER, RESULTS
+
+HEADER = ("study", "equation", "source", "setting", "predicted", "measured", "error bar", "tolerance", "verdict")
+
+
+def records() -> list[dict]:
+    """The records of all studies, in order."""
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+
+
+def number(x: float) -> str:
+    return f"{x:.4g}"
+
+
+def line(record: dict, row: dict) -> str:
+    """A row of the table."""
+    error = number(row["error"]) if row["error"] else "none"
+    tolerance = f"{100 * row['tolerance']:g} %" if row["tolerance"] else "3 errors"
+    verdict = row["verdict"] if row["verdict"] == "holds" else f"**{row['verdict']}**"
+    study = f"[{record['name'][:2]}](#{record['name']})"
+    cells = (study, row["equation"], row["source"], row["setting"], number(row["predicted"]))
+    return "| " + " | ".join((*cells, number(row["measured"]), error, tolerance, verdict)) + " |"
+
+
+def text() -> str:
+    """The whole page."""
+    found = records()
+    counts = Counter(row["verdict"] for record in found for row in record["rows"])
+    parts = [
+        "# Theory against real SGD",
+        "Written by `report.py` from the records in `results/`; `make validation` runs all studies and writes it anew.",
+        "Each row compares what an equation predicts with what runs of discrete SGD gave. The rule is fixed in "
+        "`_study.py` before any run: a row **holds** if the two differ by no more than three standard errors of the "
+        "measurement, or by no more than the tolerance stated in the study; otherwise it **fails**. It is "
+        "**undecided** where the error bar is so wide that nothing could have failed. Rows that carry an equation beyond "
+        "its range are there on purpose: they say how far it is off.",
+        f"Of {sum(counts.values())} rows {counts['holds']} hold, {counts['fails']} fail, "
+        f"{counts['undecided']} are undecided.",
+        "\n".join(
+            ["| " + " | ".join(HEADER) + " |", "|" + " --- |" * len(HEADER)]
+            + [line(record, row) for record in found for row in record["rows"]]
+        ),
+    ]
+    for record in found:
+        parts += [f'<a id="{record["name"]}"></a>', f"## {record['name'][:2]}. {record['title']}", record["about"]]
+        if (FIGURES / f"{record['name']}.png").exists():
+            parts.append(f"![{record['title']}](../docs/figures/validation/{record['name']}.png)")
+        parts.append(f"`python validation/{record['name']}.py`, {record['seconds']} s on one core.")
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    (FOLDER / "README.md").write_text(text())
