@@ -42,14 +42,22 @@ def test_gradient_noise_against_the_textbook(route):
     data = jnp.asarray(x)
     size = 1 if route == "per_example" else 4
     units = x.reshape(-1, size, 6).mean(1)
-    more = {"route": route, "micro_batch_size": 4, "chunk_size": 7, "diagonal": True}
+    more = {"route": route, "micro_batch_size": 4, "chunk_size": 7, "diagonal": True, "rank": 2}
+    more["directions"] = [{"w": jnp.asarray(v), "steps": 0} for v in np.eye(6)[:3] + 0.1]
     found = M.gradient_noise(linear, params, data, **more)
     assert found.diagonal is not None
     got = (found.trace, found.squared_gradient, found.ratio)
     np.testing.assert_allclose([e.value for e in got], direct(units, size), rtol=1e-10)
     np.testing.assert_allclose([e.standard_error for e in got], jackknife(units, size=size), rtol=1e-9)
     np.testing.assert_allclose(found.diagonal["w"], size * units.var(0, ddof=1), rtol=1e-10)
-    assert found.diagonal["steps"] is None
+    assert found.diagonal["steps"] is None and found.low_rank is not None and found.projected is not None
+    sigma = size * np.cov(units.T)
+    along = np.eye(6)[:3] + 0.1
+    np.testing.assert_allclose(found.projected, along @ sigma @ along.T, rtol=1e-10)
+    exact, modes = np.linalg.eigh(sigma)
+    np.testing.assert_allclose(found.low_rank.values, exact[:-3:-1], rtol=1e-10)
+    np.testing.assert_allclose(np.abs(np.sum(found.low_rank.vectors["w"] * modes.T[:-3:-1], axis=1)), 1, rtol=1e-10)
+    assert float(found.low_rank.error) < 1e-12 and found.low_rank.vectors["steps"] is None
     critical = M.critical_batch_size(linear, params, data, **more)
     np.testing.assert_allclose(critical.value, direct(units, size)[2], rtol=1e-10)
 
@@ -63,6 +71,35 @@ def test_gradient_noise_against_the_textbook(route):
     np.testing.assert_allclose(whole.squared_gradient.value, x.mean(0) @ x.mean(0), rtol=1e-10)
     if route == "per_example":
         np.testing.assert_allclose(whole.trace.value, x.var(0).sum(), rtol=1e-10)
+
+
+def test_large_eigenvalues_in_bounded_memory():
+    """12 rows kept of 60 directions: no eigenvalue is missed by more than is said; a chunk of all is exact."""
+    x = RNG.standard_normal((100, 60)) * np.geomspace(3, 0.1, 60)
+    exact = np.linalg.eigvalsh(np.cov(x.T))[:-3:-1]
+    find = lambda chunk: M.gradient_noise(linear, {"w": jnp.zeros(60)}, jnp.asarray(x), chunk_size=chunk, rank=2)
+    for found, most in ((find(20).low_rank, 3.0), (find(100).low_rank, 1e-12)):
+        assert found is not None
+        missed = exact - np.asarray(found.values)
+        assert np.all(missed > -1e-10) and np.all(missed <= float(found.error) + 1e-10) and 0 <= found.error < most
+        np.testing.assert_allclose(found.values, exact, rtol=0.01)
+
+
+def test_the_trace_over_twenty_seeds():
+    """A network's noise from 120 of 400 examples, within three standard errors of that of all 400, by both routes."""
+    params, _ = chebyshev()
+    x = jnp.linspace(-1.0, 1.0, 400)[:, None]
+    data = (x, 8 * x**4 - 8 * x**2 + 1)
+    exact = M.gradient_noise(tanh_network, params, data, sampling="without_replacement", dataset_size=400)
+
+    def trial(key):
+        part = jax.tree.map(lambda a: a[jax.random.randint(key, (120,), 0, 400)], data)
+        micro = M.gradient_noise(tanh_network, params, part, route="micro_batches", micro_batch_size=4)
+        return M.gradient_noise(tanh_network, params, part, chunk_size=120).trace, micro.trace
+
+    for found in jax.jit(jax.vmap(trial))(jax.random.split(jax.random.key(1), 20)):
+        off = (np.asarray(found.value) - float(exact.trace.value)) / np.asarray(found.standard_error)
+        assert np.all(np.abs(off) < 3) and 0.5 < np.sqrt(np.mean(off**2)) < 1.5
 
 
 def test_known_noise_without_bias():
@@ -205,6 +242,10 @@ def test_refusals():
             "`micro_batch_size` must divide the 6 examples",
         ),
         (lambda: M.gradient_noise(linear, params, data, chunk_size=0), "`chunk_size` must be at least 1"),
+        (lambda: M.gradient_noise(linear, params, data, rank=-1), "`rank` must not be negative"),
+        (lambda: M.gradient_noise(linear, params, data, rank=3), "`rank` must be at most 2 for 6 units and 2"),
+        (lambda: M.gradient_noise(linear, params, data, directions=[]), "`directions` must hold at least one"),
+        (lambda: M.gradient_noise(linear, params, data, directions=[{}]), "`directions` must have a floating array"),
         (lambda: M.fluctuation_dissipation(np.ones(4), np.ones(3), 0.1), "`squared_step` must be a series as long"),
         (lambda: M.fluctuation_dissipation(np.ones(4), np.ones(4), 0.1), "`blocks` must be from 2 to 4"),
     ]

@@ -1,16 +1,19 @@
 """Gradient and gradient noise of a network, from single examples or from micro-batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, PyTree
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from rxjax_solvers._checks import one_of
 
+from ..landscapes._trees import match
 from ._curvature import flat_loss, shaped_like
 from ._estimate import Estimate
+from ._scatter import LowRank, Scatter
 from ._units import Moments, Population, noise_and_signal, population
 
 
@@ -21,6 +24,8 @@ class GradientNoise(eqx.Module):
     - `squared_gradient`: $|G|^2$ of the full loss; it may come out negative where the noise hides the gradient.
     - `ratio`: `trace` over `squared_gradient`, the critical batch size; see [`critical_batch_size`][].
     - `diagonal`: the variance of each entry of one example's gradient, shaped like the parameters, or `None`.
+    - `low_rank`: the largest eigenpairs of $\Sigma_1$, a [`LowRank`][], or `None`.
+    - `projected`: $d_i^\top \Sigma_1 d_j$ for the directions given, or `None`.
 
     The first three are [`Estimate`][]s: `value` and `standard_error`.
     """
@@ -29,6 +34,8 @@ class GradientNoise(eqx.Module):
     squared_gradient: Estimate
     ratio: Estimate
     diagonal: PyTree | None
+    low_rank: LowRank | None = None
+    projected: Float[Array, "m m"] | None = None
 
 
 def gradient_noise(
@@ -42,6 +49,8 @@ def gradient_noise(
     sampling: str = "with_replacement",
     dataset_size: ArrayLike | None = None,
     diagonal: bool = False,
+    rank: int = 0,
+    directions: Sequence[PyTree] | None = None,
 ) -> GradientNoise:
     r"""Size of the gradient $|G|^2$ and of its noise $\mathrm{tr}\,\Sigma_1$, both unbiased, with standard errors.
 
@@ -71,15 +80,20 @@ def gradient_noise(
       data set (then the errors are zero, and $\Sigma_1$ has the normalisation $1/N$).
     - `dataset_size`: $N$.
     - `diagonal`: return the variance of each entry too; one more tree like the parameters.
+    - `rank`: return that many of the largest eigenpairs of $\Sigma_1$, through the Gram matrix of the centred
+      gradients.  From single examples the eigenpairs are merged chunk by chunk, with `2 rank + 8` vectors in memory.
+    - `directions`: PyTrees like the parameters, of any length; return the covariance along them, as on a plane.
 
     **Returns:** a [`GradientNoise`][], in the units of a squared gradient, summed in float32 at least.
 
     Good values: 200 single examples, or 8 to 30 micro-batches.  **How it fails:** a loss that is not a mean over
     examples (batch normalisation, a sum) has no gradient of one example.  A penalty on the weights is a part of every
     example's loss: it adds to $|G|^2$ and not to the noise.  Few micro-batches: the error of the trace is about
-    $\sqrt{2/(n-1)}$ of it where few directions carry the noise.
+    $\sqrt{2/(n-1)}$ of it where few directions carry the noise.  The largest eigenvalues of a sample's covariance are
+    biased upward where the units are few (about $\mathrm{tr}\,\Sigma_1/n$); `diagonal` and `projected` are unbiased.
 
-    **Raises:** `ValueError` for an unknown route or sampling, or fewer than two units.
+    **Raises:** `ValueError` for an unknown route or sampling, or fewer than two units, a `rank` beyond
+    what the units span, or directions unlike the parameters.
 
     ```python
     >>> import jax.numpy as jnp, rxjax as rx
@@ -98,9 +112,14 @@ def gradient_noise(
     count = count_units(batch, size, least=2)
     if chunk_size < 1:
         raise ValueError(f"Argument `chunk_size` must be at least 1, but it is {chunk_size}.")
+    if rank < 0:
+        raise ValueError(f"Argument `rank` must not be negative, but it is {rank}.")
+    if directions is not None and not len(directions):
+        raise ValueError("Argument `directions` must hold at least one direction, but it holds none.")
     assert size is not None
     drawn = population(size, count, sampling, dataset_size)
-    return _measured(loss_fn, params, batch, drawn, min(chunk_size, count), route == "per_example", diagonal)
+    single = route == "per_example"
+    return _measured(loss_fn, params, batch, drawn, min(chunk_size, count), single, diagonal, rank, directions)
 
 
 def count_units(batch: PyTree, size: int | None, least: int) -> int:
@@ -119,23 +138,53 @@ def count_units(batch: PyTree, size: int | None, least: int) -> int:
 
 @eqx.filter_jit
 def _measured(
-    loss_fn: Callable, params: PyTree, batch: PyTree, drawn: Population, chunk: int, single: bool, diagonal: bool
+    loss_fn: Callable,
+    params: PyTree,
+    batch: PyTree,
+    drawn: Population,
+    chunk: int,
+    single: bool,
+    diagonal: bool,
+    rank: int,
+    directions: Sequence[PyTree] | None,
 ) -> GradientNoise:
     batch = jax.tree.map(jnp.asarray, batch)
+    origin = flat_loss(lambda p, _: jnp.zeros(()), params, None).origin
+    along = None if directions is None else _flat_directions(directions, params, origin)
+    units = jax.tree.leaves(batch)[0].shape[0] // drawn.size
+    if rank > min(units - 1, origin.size):
+        raise ValueError(
+            f"Argument `rank` must be at most {min(units - 1, origin.size)} for {units} units and {origin.size} "
+            f"parameters, but it is {rank}."
+        )
     if single:
-        moments, squares, n = _from_examples(loss_fn, params, batch, chunk, diagonal)
+        # A few more rows than asked for keep what later chunks may raise.
+        scatter = Scatter.zero(origin, diagonal, along, min(2 * rank + 8, units) if rank else 0)
+        moments, scatter = _from_examples(loss_fn, params, batch, chunk, scatter, along)
     else:
-        moments, squares, n = _from_micro_batches(loss_fn, params, batch, drawn.size)
-    spread = None
-    if diagonal:
-        share = 1.0 if drawn.examples is None else (drawn.examples - 1) / drawn.examples
-        spread = shaped_like(params, squares * drawn.size / (n - 1) * jnp.asarray(share).astype(squares.dtype))
-    return GradientNoise(*noise_and_signal(moments, drawn), spread)
+        scatter = Scatter.zero(origin, diagonal, along, rank)
+        gradients = micro_gradients(loss_fn, params, batch, drawn.size)
+        moments = moments_of(gradients)
+        scatter = scatter.plus(gradients - jnp.mean(gradients, axis=0)[None, :], along)
+    share = 1.0 if drawn.examples is None else (drawn.examples - 1) / drawn.examples
+    scale = jnp.asarray(drawn.size * share / (units - 1)).astype(origin.dtype)
+    return GradientNoise(
+        *noise_and_signal(moments, drawn),
+        None if scatter.diagonal is None else shaped_like(params, scale * scatter.diagonal),
+        scatter.low_rank(params, rank, scale),
+        None if scatter.projected is None else scale * scatter.projected,
+    )
+
+
+def _flat_directions(directions: Sequence[PyTree], params: PyTree, origin: Array) -> Array:
+    matched = [match(d, params, "directions", "params") for d in directions]
+    flat = lambda tree: ravel_pytree(jax.tree.map(lambda x: x.astype(origin.dtype), tree))[0]
+    return jnp.stack([flat(d) for d in matched])
 
 
 def _from_examples(
-    loss_fn: Callable, params: PyTree, batch: PyTree, chunk: int, diagonal: bool
-) -> tuple[Moments, Array, int]:
+    loss_fn: Callable, params: PyTree, batch: PyTree, chunk: int, scatter: Scatter, directions: Array | None
+) -> tuple[Moments, Scatter]:
     """Two passes in chunks: the mean, then the distances from it, so that no digits cancel."""
     n = jax.tree.leaves(batch)[0].shape[0]
     # The last chunk is filled up by examples of weight zero.
@@ -150,22 +199,14 @@ def _from_examples(
 
     mean = jax.lax.scan(add, jnp.zeros_like(origin), index)[0] / n
 
-    def measure(total, i):
+    def measure(scatter, i):
         single = lambda e: flat_loss(lambda p, e: each(p, e)[0], params, jax.tree.map(lambda x: x[None], e)).gradient()
         apart = jnp.where((i < n)[:, None], jax.vmap(single)(take(i)) - mean[None, :], 0)
-        squares = apart**2
-        total = total + jnp.sum(squares, axis=0) if diagonal else total
-        return total, (jnp.sum(squares, axis=1), jnp.sum(apart * mean[None, :], axis=1))
+        sums = jnp.sum(apart**2, axis=1), jnp.sum(apart * mean[None, :], axis=1)
+        return scatter.plus(apart, directions), sums
 
-    start = jnp.zeros_like(origin) if diagonal else jnp.zeros((), origin.dtype)
-    total, (squares, work) = jax.lax.scan(measure, start, index)
-    return Moments(squares.reshape(-1)[:n], work.reshape(-1)[:n], jnp.sum(mean**2)), total, n
-
-
-def _from_micro_batches(loss_fn: Callable, params: PyTree, batch: PyTree, size: int) -> tuple[Moments, Array, int]:
-    gradients = micro_gradients(loss_fn, params, batch, size)
-    moments = moments_of(gradients)
-    return moments, jnp.sum((gradients - jnp.mean(gradients, axis=0)[None, :]) ** 2, axis=0), gradients.shape[0]
+    scatter, (squares, work) = jax.lax.scan(measure, scatter, index)
+    return Moments(squares.reshape(-1)[:n], work.reshape(-1)[:n], jnp.sum(mean**2)), scatter
 
 
 def micro_gradients(loss_fn: Callable, params: PyTree, batch: PyTree, size: int) -> Array:
