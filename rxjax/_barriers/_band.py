@@ -1,6 +1,7 @@
 """Candidates for saddles on elastic bands between minima."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -48,31 +49,51 @@ def _relax(
         farthest = 0.2 * length / images
 
         def relax(i, state):
-            band, speed, step, mixing, waited = state
+            band, pace = state
             energies, gradients = values(band)
-            force = _nudged(band, energies, gradients, spring, i > steps // 2)
-            power = jnp.sum(force * speed)
-            along = jnp.linalg.norm(speed) / jnp.maximum(jnp.linalg.norm(force), jnp.finfo(force.dtype).tiny)
-            speed = jnp.where(power > 0, (1 - mixing) * speed + mixing * along * force, 0)
-            waited = jnp.where(power > 0, waited + 1, 0)
-            faster = jnp.where(waited > _WAIT, jnp.minimum(_FASTER * step, time), step)
-            step = jnp.where(power > 0, faster, jnp.maximum(_SLOWER * step, 1e-3 * time))
-            mixing = jnp.where(power > 0, jnp.where(waited > _WAIT, 0.99 * mixing, mixing), _MIXING)
-            speed = speed + step * force
-            move = step * speed
-            longest = jnp.max(jnp.linalg.norm(move, axis=1))
-            limit = jnp.minimum(1.0, farthest / jnp.maximum(longest, jnp.finfo(move.dtype).tiny))
-            # A cap on the move caps the speed with it, or it would push on forever.
-            return band + limit * move, limit * speed, step, mixing, waited
+            force = nudged(band, energies, gradients, spring, i > steps // 2)
+            move, pace = fire(force, pace, time, farthest)
+            return band + move, pace
 
-        start = (band, jnp.zeros_like(band), 0.1 * time, jnp.asarray(_MIXING, two.dtype), jnp.zeros((), jnp.int32))
-        band = jax.lax.fori_loop(0, steps, relax, start)[0]
+        band = jax.lax.fori_loop(0, steps, relax, (band, at_rest(band, time)))[0]
         return band, jax.vmap(landscape)(band)
 
     return jax.vmap(one)(ends, jr.split(key, ends.shape[0]))
 
 
-def _nudged(band: Array, energies: Array, gradients: Array, spring: Array, climbs: Array) -> Array:
+class Pace(NamedTuple):
+    """Where FIRE stands."""
+
+    speed: Array  # like the band
+    step: Array
+    mixing: Array
+    waited: Array
+
+
+def at_rest(band: Array, time: Array) -> Pace:
+    """The start of FIRE, with a tenth of its longest step."""
+    return Pace(jnp.zeros_like(band), 0.1 * time, jnp.asarray(_MIXING, band.dtype), jnp.zeros((), jnp.int32))
+
+
+def fire(force: Array, pace: Pace, time: Array, farthest: Array) -> tuple[Array, Pace]:
+    """The next move of a band `(images, d)`, no image farther than `farthest`; steps of at most `time`."""
+    speed, step, mixing, waited = pace
+    power = jnp.sum(force * speed)
+    along = jnp.linalg.norm(speed) / jnp.maximum(jnp.linalg.norm(force), jnp.finfo(force.dtype).tiny)
+    speed = jnp.where(power > 0, (1 - mixing) * speed + mixing * along * force, 0)
+    waited = jnp.where(power > 0, waited + 1, 0)
+    faster = jnp.where(waited > _WAIT, jnp.minimum(_FASTER * step, time), step)
+    step = jnp.where(power > 0, faster, jnp.maximum(_SLOWER * step, 1e-3 * time))
+    mixing = jnp.where(power > 0, jnp.where(waited > _WAIT, 0.99 * mixing, mixing), _MIXING)
+    speed = speed + step * force
+    move = step * speed
+    longest = jnp.max(jnp.linalg.norm(move, axis=1))
+    limit = jnp.minimum(1.0, farthest / jnp.maximum(longest, jnp.finfo(move.dtype).tiny))
+    # A cap on the move caps the speed with it, or it would push on forever.
+    return limit * move, Pace(limit * speed, step, mixing, waited)
+
+
+def nudged(band: Array, energies: Array, gradients: Array, spring: Array, climbs: Array) -> Array:
     """The force on each image; none on the ends.
 
     Tangents as in Henkelman and Jonsson, J. Chem. Phys. 113, 9978 (2000), eqs. 8 to 11; the climbing image as in

@@ -1,5 +1,6 @@
 """Measuring the quantities of the theory on a network in training."""
 
+from ._barrier_between import RESULTS as RESULTS, PathBetween as PathBetween, barrier_between as barrier_between
 from ._batch_sharpness import batch_sharpness as batch_sharpness
 from ._critical_batch_size import critical_batch_size as critical_batch_size
 from ._estimate import Estimate as Estimate

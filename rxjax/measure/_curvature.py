@@ -48,11 +48,7 @@ def shaped_like(params: PyTree, flat: Array) -> PyTree:
 def flat_loss(loss_fn: Callable, params: PyTree, batch: PyTree) -> FlatLoss:
     """`loss_fn(params, batch)` around `params`; products are taken in the dtype of the parameters."""
     moved, fixed = moving_part(params)
-    wide = jax.tree.map(lambda x: x.astype(summation_dtype(x.dtype)), moved)
-    # Leaves of several dtypes are raveled into the widest.
-    origin, unravel = ravel_pytree(wide)
-    narrow = lambda v: jax.tree.map(lambda x, p: x.astype(p.dtype), unravel(v), moved)
-    flat = lambda tree: ravel_pytree(jax.tree.map(lambda x: x.astype(origin.dtype), tree))[0]
+    origin, narrow, flat = _flattened(moved)
     slope = jax.grad(lambda p: loss_fn(eqx.combine(p, fixed), batch))
 
     def expand() -> tuple[Array, Callable]:
@@ -60,3 +56,20 @@ def flat_loss(loss_fn: Callable, params: PyTree, batch: PyTree) -> FlatLoss:
         return flat(gradient), lambda v: flat(bend(narrow(v)))
 
     return FlatLoss(origin, lambda: flat(slope(moved)), expand)
+
+
+def flat_values(loss_fn: Callable, params: PyTree, batch: PyTree) -> tuple[Callable, Array, Callable]:
+    """The loss as a function of any flat vector `(d,)`, the vector of `params`, and what flattens a tree like it."""
+    moved, fixed = moving_part(params)
+    origin, narrow, flat = _flattened(moved)
+    return lambda v: loss_fn(eqx.combine(narrow(v), fixed), batch).astype(v.dtype), origin, flat
+
+
+def _flattened(moved: PyTree) -> tuple[Array, Callable, Callable]:
+    """The flat vector of a tree, float32 or wider, the way back to the tree's own dtypes, and the way there."""
+    wide = jax.tree.map(lambda x: x.astype(summation_dtype(x.dtype)), moved)
+    # Leaves of several dtypes are raveled into the widest.
+    origin, unravel = ravel_pytree(wide)
+    narrow = lambda v: jax.tree.map(lambda x, p: x.astype(p.dtype), unravel(v), moved)
+    flat = lambda tree: ravel_pytree(jax.tree.map(lambda x: x.astype(origin.dtype), tree))[0]
+    return origin, narrow, flat

@@ -5,13 +5,12 @@ from collections.abc import Callable, Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from rxjax_solvers._checks import one_of
 
 from ..landscapes._trees import match
-from ._curvature import flat_loss, shaped_like
+from ._curvature import flat_loss, flat_values, shaped_like
 from ._estimate import Estimate
 from ._scatter import LowRank, Scatter
 from ._units import Moments, Population, noise_and_signal, population
@@ -149,8 +148,10 @@ def _measured(
     directions: Sequence[PyTree] | None,
 ) -> GradientNoise:
     batch = jax.tree.map(jnp.asarray, batch)
-    origin = flat_loss(lambda p, _: jnp.zeros(()), params, None).origin
-    along = None if directions is None else _flat_directions(directions, params, origin)
+    _, origin, flat = flat_values(loss_fn, params, batch)
+    along = None
+    if directions is not None:
+        along = jnp.stack([flat(match(d, params, "directions", "params")) for d in directions])
     units = jax.tree.leaves(batch)[0].shape[0] // drawn.size
     if rank > min(units - 1, origin.size):
         raise ValueError(
@@ -176,12 +177,6 @@ def _measured(
     )
 
 
-def _flat_directions(directions: Sequence[PyTree], params: PyTree, origin: Array) -> Array:
-    matched = [match(d, params, "directions", "params") for d in directions]
-    flat = lambda tree: ravel_pytree(jax.tree.map(lambda x: x.astype(origin.dtype), tree))[0]
-    return jnp.stack([flat(d) for d in matched])
-
-
 def _from_examples(
     loss_fn: Callable, params: PyTree, batch: PyTree, chunk: int, scatter: Scatter, directions: Array | None
 ) -> tuple[Moments, Scatter]:
@@ -191,7 +186,7 @@ def _from_examples(
     index = jnp.arange(-(-n // chunk) * chunk).reshape(-1, chunk)
     take = lambda i: jax.tree.map(lambda x: x[jnp.minimum(i, n - 1)], batch)
     each = lambda p, examples: jax.vmap(lambda e: loss_fn(p, jax.tree.map(lambda x: x[None], e)))(examples)
-    origin = flat_loss(lambda p, _: jnp.zeros(()), params, None).origin
+    origin = flat_values(loss_fn, params, batch)[1]
 
     def add(total, i):
         weighted = lambda p, examples: jnp.sum(jnp.where(i < n, each(p, examples), 0))
