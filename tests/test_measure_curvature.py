@@ -72,6 +72,31 @@ def test_the_trace_is_unbiased_with_an_error_of_the_right_size(dense):
     assert np.std(deflated.value) < np.std(plain.value) / 2
 
 
+def test_local_entropy_against_the_determinant(dense):
+    """A network with springs that hold it, over 50 seeds: mean and error; on a quadratic it is the free entropy."""
+    params, batch, gradient, hessian = dense
+    values, modes = np.linalg.eigh(hessian)
+    kt, gamma = 0.5, 1.2 * -values[0] / 0.5
+    shifted = values / kt + gamma
+    work = modes.T @ gradient / kt
+    exact = (len(values) * np.log(2 * np.pi) - np.sum(np.log(shifted)) + np.sum(work**2 / shifted)) / 2
+    find = lambda key: M.local_entropy(tanh_network, params, batch, 0.25, gamma, key=key, steps=40, k=2.0)
+    found = jax.jit(jax.vmap(find))(jax.random.split(jax.random.key(3), 50))
+    value, error = np.asarray(found.value) / 2, np.asarray(found.standard_error) / 2
+    logarithm = (modes * np.log(shifted)) @ modes.T
+    spread = np.sqrt(np.sum(np.tril(logarithm, -1) ** 2) / 10)
+    assert abs(value.mean() - exact) < 4 * spread / 50**0.5
+    assert 0.9 < np.sqrt((error**2).mean()) / spread < 1.1
+
+    h, x = jnp.array([3.0, 1.0, 0.0]), jnp.array([1.0, -2.0, 0.5])
+    curve = lambda x, h: jnp.sum(h * x**2) / 2
+    small = M.local_entropy(curve, x, h, 0.7, 2.0)
+    assert float(small.value) == pytest.approx(float(rx.free_entropy(lambda x: curve(x, h), x, 0.7, 2.0)), rel=1e-6)
+    assert float(small.standard_error) < 1e-9
+    with pytest.raises(ValueError, match="`gamma` must make `H . gamma . k . temperature` positive definite"):
+        M.local_entropy(curve, x, -h, 0.7, 2.0)
+
+
 def test_refusals(dense):
     params, batch = dense[:2]
     cases = [
@@ -80,6 +105,10 @@ def test_refusals(dense):
         (lambda: M.spectrum(tanh_network, params, batch, 1000), "`k` must be at most the number of parameters, 673"),
         (lambda: M.spectrum(tanh_network, params, batch, which="all"), "`which` must be one of"),
         (lambda: M.trace(tanh_network, params, batch, probes=1), "`probes` must be at least 2"),
+        (lambda: M.local_entropy(tanh_network, params, batch, 1.0, 1.0, probes=1), "`probes` must be at least 2"),
+        (lambda: M.local_entropy(tanh_network, params, batch, 1.0, 1.0, steps=0), "`steps` must be at least 1"),
+        (lambda: M.local_entropy(tanh_network, params, batch, 0.0, 1.0), "`temperature` must be positive"),
+        (lambda: M.local_entropy(tanh_network, params, batch, 1.0, np.ones(2)), "`gamma` must be a scalar"),
         (lambda: M.trace(tanh_network, params, batch, deflate=-1), "`deflate` must be from 0 to"),
     ]
     for call, words in cases:

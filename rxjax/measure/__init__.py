@@ -7,6 +7,7 @@ from ._estimate import Estimate as Estimate
 from ._fluctuation_dissipation import fluctuation_dissipation as fluctuation_dissipation
 from ._gradient_noise import GradientNoise as GradientNoise, gradient_noise as gradient_noise
 from ._lambda_max import LargestEigenvalue as LargestEigenvalue, lambda_max as lambda_max
+from ._local_entropy import local_entropy as local_entropy
 from ._optimal_learning_rate import StepRates as StepRates, optimal_learning_rate as optimal_learning_rate
 from ._scatter import LowRank as LowRank
 from ._spectrum import Spectrum as Spectrum, spectrum as spectrum

@@ -21,10 +21,12 @@ class Ritz(NamedTuple):
 
 def ritz_pairs(product: Callable, start: Float[Array, "d"], steps: int) -> Ritz:
     """`steps` products (at most `d`) from `start`, with full reorthogonalisation."""
-    run = decomp.tridiag_sym(min(steps, start.size), materialize=False, custom_vjp=False)
+    run = decomp.hessenberg(min(steps, start.size), reortho="full", custom_vjp=False)
     length = jnp.sqrt(jnp.sum(start**2))
     found = run(product, start / jnp.where(length > 0, length, 1))
-    diagonal, beside = found.J_small
+    small = jnp.asarray(found.J_small)
+    # Below the diagonal stand the residuals; its mean with the one above, `tridiag_sym`, hides that one vanished.
+    diagonal, beside = jnp.diagonal(small), jnp.diagonal(small, -1)
     below = jnp.concatenate([beside, jnp.sqrt(jnp.sum(found.residual**2))[None]])
     # A residual of zero ends the iteration early: what follows it is normalised rounding, or NaN, and is cut off.
     below = jnp.where(jnp.isfinite(below), below, 0)
