@@ -191,14 +191,18 @@ def test_batch_sharpness_and_every_kind_of_tree(float32):
         "flax": (lambda p, b: jnp.mean((net.apply({"params": p}, b[0]) - b[1]) ** 2), flax),
         "equinox": (lambda m, b: jnp.mean((jax.vmap(m)(b[0]) - b[1]) ** 2), model),
     }
+    whole = (x.reshape(48, 3), y.reshape(48, 1))
     numbers = {}
     for name, (loss, params) in losses.items():
-        sharp = M.batch_sharpness(loss, params, (x, y))
-        noise = M.gradient_noise(loss, params, (x.reshape(48, 3), y.reshape(48, 1)))
-        top = M.lambda_max(loss, params, (x[0], y[0]))
-        numbers[name] = [sharp.value, sharp.standard_error, noise.trace.value, noise.ratio.value, top.value]
-    np.testing.assert_allclose(numbers["flax"], numbers["dict"], rtol=2e-4)
-    np.testing.assert_allclose(numbers["equinox"], numbers["dict"], rtol=2e-4)
+        sharp, noise = M.batch_sharpness(loss, params, (x, y)), M.gradient_noise(loss, params, whole)
+        outer = M.spectrum(loss, params, whole, 2, steps=12, vectors=True)
+        rate = M.optimal_learning_rate(loss, params, whole, 4, micro_batch_size=3).optimal
+        numbers[name] = [sharp.value, sharp.standard_error, noise.trace.value, noise.ratio.value]
+        numbers[name] += [rate.value, rate.standard_error, outer.values[0]]
+        shapes = jax.tree.map(lambda v: (2, *v.shape), eqx.filter(params, eqx.is_inexact_array))
+        assert jax.tree.map(jnp.shape, outer.vectors) == shapes
+    np.testing.assert_allclose(numbers["flax"], numbers["dict"], rtol=5e-4)
+    np.testing.assert_allclose(numbers["equinox"], numbers["dict"], rtol=5e-4)
 
     flat, unravel = ravel_pytree(pair)
     slope = jax.grad(lambda v, b: plain(unravel(v), b))

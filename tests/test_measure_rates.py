@@ -48,6 +48,42 @@ def test_the_optimal_rate_against_the_population():
     assert 0.55 < np.mean(off < 1) < 0.8 and np.mean(off < 2) > 0.85
 
 
+def test_the_report_is_the_sum_of_its_parts():
+    w, data = {"w": 0.2 * jnp.ones(DIM), "steps": 3}, jnp.asarray(RNG.integers(0, 8, 50))
+    loss = lambda p, batch: kinds(p["w"], batch)
+    run = rx.Hyperparameters(0.3, 4, 50, 0.9, "without_replacement")
+    found = M.report(loss, w, data, run, probes=4)
+    noise, top = M.gradient_noise(loss, w, data), M.lambda_max(loss, w, data)
+    covariance = float(rx.batch_covariance(noise.trace.value, run))
+    rates = M.optimal_learning_rate(loss, w, data[:48], 4 * 49 / 46, micro_batch_size=3)
+    expected = {
+        "noise_trace": noise.trace.value,
+        "critical_batch_size": noise.ratio.value,
+        "temperature": rx.effective_temperature(0.3, trace=covariance, momentum=0.9),
+        "temperature_per_parameter": rx.effective_temperature(
+            0.3, trace=covariance, momentum=0.9, per_parameter=True, dim=DIM
+        ),
+        "lambda_max": top.value,
+        "critical_learning_rate": rx.critical_learning_rate(top.value, momentum=0.9),
+        "edge": 0.3 / rx.critical_learning_rate(top.value, momentum=0.9),
+        "hessian_trace": M.trace(loss, w, data, probes=4).value,
+        "optimal_learning_rate": rates.optimal.value,
+        "maximal_learning_rate": rates.maximal.value,
+        "noise_batch_size": rates.noise_batch.value,
+    }
+    got = found.as_dict()
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name].value, value, rtol=1e-6, err_msg=name)
+    table = str(found).splitlines()
+    assert [line.split()[0] for line in table] == list(got)
+    for line, estimate in zip(table, got.values(), strict=True):
+        assert float(line.split()[3]) == pytest.approx(float(estimate.standard_error), rel=0.01)
+    # On all the data no noise is left, and the best rate is the largest.
+    whole = M.report(loss, w, data, rx.Hyperparameters(0.3, 50, 50, 0.9, "without_replacement"), probes=4)
+    assert float(whole.temperature.value) == 0
+    assert float(whole.optimal_learning_rate.value) == pytest.approx(float(rates.maximal.value))
+
+
 def test_refusals():
     data, w = jnp.arange(6), jnp.ones(DIM)
     for more, words in [
@@ -58,6 +94,8 @@ def test_refusals():
     ]:
         with pytest.raises(ValueError, match=words):
             M.optimal_learning_rate(kinds, w, data, **{"batch_size": 2, **more})
+    with pytest.raises(ValueError, match="`micro_batches` must be from 3 to the 6 examples"):
+        M.report(kinds, w, data, rx.Hyperparameters(0.1, 2, 6))
     # Downhill curvature: every larger step is better.
     found = M.optimal_learning_rate(
         lambda w, x: -jnp.mean((w - x) ** 2), jnp.ones(()), jnp.arange(6.0), 2, micro_batch_size=1

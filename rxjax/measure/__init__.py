@@ -9,6 +9,7 @@ from ._gradient_noise import GradientNoise as GradientNoise, gradient_noise as g
 from ._lambda_max import LargestEigenvalue as LargestEigenvalue, lambda_max as lambda_max
 from ._local_entropy import local_entropy as local_entropy
 from ._optimal_learning_rate import StepRates as StepRates, optimal_learning_rate as optimal_learning_rate
+from ._report import Report as Report, report as report
 from ._scatter import LowRank as LowRank
 from ._spectrum import Spectrum as Spectrum, spectrum as spectrum
 from ._trace import trace as trace
