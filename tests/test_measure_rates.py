@@ -7,6 +7,7 @@ import pytest
 
 import rxjax as rx
 from rxjax.measure._optimal_learning_rate import step_moments
+from rxjax.measure._units import Population
 
 M = rx.measure
 RNG = np.random.default_rng(1)
@@ -32,7 +33,7 @@ def test_the_optimal_rate_against_the_population():
     def trial(key):
         data = jax.random.randint(key, (48,), 0, 8)
         found = M.optimal_learning_rate(kinds, jnp.asarray(w), data, batch_size=4, micro_batch_size=4)
-        return [m.value for m in step_moments(kinds, jnp.asarray(w), data, 4)], found
+        return [m.value for m in step_moments(kinds, jnp.asarray(w), data, Population(4, None))], found
 
     moments, found = jax.jit(jax.vmap(trial))(jax.random.split(jax.random.key(0), 3000))
     for values, want in zip(moments, exact, strict=True):
@@ -48,14 +49,39 @@ def test_the_optimal_rate_against_the_population():
     assert 0.55 < np.mean(off < 1) < 0.8 and np.mean(off < 2) > 0.85
 
 
+def test_moments_out_of_a_finite_data_set():
+    """48 of 60 examples: unbiased, with errors of the right size; all 60: the first two exact, without error."""
+    w, data = 0.2 * np.ones(DIM), RNG.integers(0, 8, 60)
+    each, curves = (SLOPES + CURVES @ w)[data], CURVES[data]
+    gradient, hessian, sigma = each.mean(0), curves.mean(0), np.cov(each.T, bias=True)
+    exact = [gradient @ gradient, gradient @ hessian @ gradient, np.trace(hessian @ sigma)]
+
+    def moments(key, n):
+        part = jax.random.permutation(key, jnp.asarray(data))[:n]
+        return step_moments(kinds, jnp.asarray(w), part, Population(4, jnp.asarray(60.0)))
+
+    keys = jax.random.split(jax.random.key(0), 2000)
+    some, whole = jax.jit(lambda: [jax.vmap(lambda k, n=n: moments(k, n))(keys) for n in (48, 60)])()
+    for found, want in zip(some, exact, strict=True):
+        values = np.asarray(found.value)
+        assert abs(values.mean() - want) < 4 * values.std() / 2000**0.5
+        error = np.sqrt(np.mean(np.sum(np.asarray(found.parts) ** 2, axis=1)) / (12 * 11))
+        assert 0.8 < error / values.std() < 1.25
+    for found, want in zip(whole[:2], exact[:2], strict=True):
+        np.testing.assert_allclose(found.value, want, rtol=1e-9)
+        assert np.max(np.abs(found.parts)) < 1e-6
+    assert abs(np.mean(whole[2].value) - exact[2]) < 4 * np.std(whole[2].value) / 2000**0.5
+
+
 def test_the_report_is_the_sum_of_its_parts():
     w, data = {"w": 0.2 * jnp.ones(DIM), "steps": 3}, jnp.asarray(RNG.integers(0, 8, 50))
     loss = lambda p, batch: kinds(p["w"], batch)
     run = rx.Hyperparameters(0.3, 4, 50, 0.9, "without_replacement")
     found = M.report(loss, w, data, run, probes=4)
-    noise, top = M.gradient_noise(loss, w, data), M.lambda_max(loss, w, data)
+    drawn = {"sampling": "without_replacement", "dataset_size": 50}
+    noise, top = M.gradient_noise(loss, w, data, **drawn), M.lambda_max(loss, w, data)
     covariance = float(rx.batch_covariance(noise.trace.value, run))
-    rates = M.optimal_learning_rate(loss, w, data[:48], 4 * 49 / 46, micro_batch_size=3)
+    rates = M.optimal_learning_rate(loss, w, data[:48], 4 * 49 / 46, micro_batch_size=3, **drawn)
     expected = {
         "noise_trace": noise.trace.value,
         "critical_batch_size": noise.ratio.value,

@@ -13,6 +13,7 @@ from .._hyperparameters import check_count
 from ._curvature import flat_loss
 from ._estimate import Estimate
 from ._gradient_noise import count_units, micro_gradients
+from ._units import Population, population
 
 
 class StepRates(eqx.Module):
@@ -35,7 +36,10 @@ class Moment(NamedTuple):
     value: Float[Array, ""]
     parts: Float[Array, "n"]
 
-    def plus(self, other: "Moment", weight: Array) -> "Moment":
+    def times(self, weight: Array) -> "Moment":
+        return Moment(weight * self.value, weight * self.parts)
+
+    def plus(self, other: "Moment", weight: Array | float) -> "Moment":
         return Moment(self.value + weight * other.value, self.parts + weight * other.parts)
 
     def over(self, other: "Moment") -> Estimate:
@@ -48,7 +52,14 @@ class Moment(NamedTuple):
 
 
 def optimal_learning_rate(
-    loss_fn: Callable, params: PyTree, batch: PyTree, batch_size: ArrayLike, *, micro_batch_size: int
+    loss_fn: Callable,
+    params: PyTree,
+    batch: PyTree,
+    batch_size: ArrayLike,
+    *,
+    micro_batch_size: int,
+    sampling: str = "with_replacement",
+    dataset_size: ArrayLike | None = None,
 ) -> StepRates:
     r"""The learning rate of SGD at the current point that lowers the loss most in ONE step, on the quadratic model,
 
@@ -56,19 +67,21 @@ def optimal_learning_rate(
 
     From the gradients $g_k$ and Hessians $H_k$ of micro-batches.  Each of $|G|^2$, $G^\top H G$ and
     $\mathrm{tr}(H\Sigma_1)$ is UNBIASED: $H_k$ only ever meets gradients of other micro-batches.  Their ratios are
-    biased by one over the number of micro-batches, relative to the squared error.
+    biased by one over the number of micro-batches, relative to the squared error.  Out of a finite data set the bias of
+    $G^\top H G$ is of second order in one over the examples, and none is left in the first two on all the data.
 
     **Arguments:**
 
     - `loss_fn`: `loss_fn(params, batch)`, the MEAN loss over the examples of a batch.
     - `params`: any PyTree; its real floating arrays are the parameters.
-    - `batch`: a PyTree of arrays with a leading axis over examples, independent draws from the data.
+    - `batch`: a PyTree of arrays with a leading axis over examples.
     - `batch_size`: $B$ of the step, drawn with replacement; a number.
     - `micro_batch_size`: must divide the batch, leaving three micro-batches at least.  Their gradients are all kept in
       memory.
+    - `sampling`, `dataset_size`: how the examples came out of the data, as in [`gradient_noise`][].
 
     **Returns:** a [`StepRates`][]; rates have the units of squared parameters over the loss, as $\eta$, and
-    `noise_batch` is in examples.  The cost is a gradient and two Hessian-vector products of the batch, about six
+    `noise_batch` is in examples.  The cost is a gradient and three Hessian-vector products of the batch, about eight
     gradients.  A rate is infinite where the curvature along the step is not positive.
 
     Good values: 16 micro-batches.  **How it fails:** near a minimum $|G|^2$ is lost in its noise: the rate is then zero
@@ -93,19 +106,20 @@ def optimal_learning_rate(
     size = check_count(real_array(batch_size, "batch_size"), "batch_size")
     if size.ndim:
         raise ValueError(f"Argument `batch_size` must be one number, but it has shape {size.shape}. Vmap over many.")
-    count_units(batch, micro_batch_size, least=3)
-    return _measured(loss_fn, params, batch, size, micro_batch_size)
+    drawn = population(micro_batch_size, count_units(batch, micro_batch_size, least=3), sampling, dataset_size)
+    return _measured(loss_fn, params, batch, size, drawn)
 
 
 @eqx.filter_jit
-def _measured(loss_fn: Callable, params: PyTree, batch: PyTree, batch_size: Array, unit: int) -> StepRates:
-    square, curve, spread = step_moments(loss_fn, params, batch, unit)
+def _measured(loss_fn: Callable, params: PyTree, batch: PyTree, batch_size: Array, drawn: Population) -> StepRates:
+    square, curve, spread = step_moments(loss_fn, params, batch, drawn)
     met = curve.plus(spread, 1 / batch_size.astype(curve.value.dtype))
     return StepRates(square.over(met), square.over(curve), spread.over(curve))
 
 
-def step_moments(loss_fn: Callable, params: PyTree, batch: PyTree, unit: int) -> tuple[Moment, Moment, Moment]:
-    r"""$|G|^2$, $G^\top H G$ and $\mathrm{tr}(H\Sigma_1)$ from micro-batches of `unit` examples."""
+def step_moments(loss_fn: Callable, params: PyTree, batch: PyTree, drawn: Population) -> tuple[Moment, Moment, Moment]:
+    r"""$|G|^2$, $G^\top H G$ and $\mathrm{tr}(H\Sigma_1)$ from micro-batches."""
+    unit = drawn.size
     parts = jax.tree.map(lambda x: jnp.asarray(x).reshape(x.shape[0] // unit, unit, *x.shape[1:]), batch)
     gradients = micro_gradients(loss_fn, params, batch, unit)
     n = gradients.shape[0]
@@ -115,14 +129,20 @@ def step_moments(loss_fn: Callable, params: PyTree, batch: PyTree, unit: int) ->
     def bend(total, one):
         part, own, following = one
         product = flat_loss(loss_fn, params, part).expand()[1]
-        # Both vectors leave out the micro-batch whose Hessian they meet.
-        others = mean + (mean - own) / (n - 1)
-        contrast = following - (n * mean - own - following) / (n - 2)
-        bent = product(others)
-        return total + bent / n, (jnp.sum(others * bent), jnp.sum(contrast * product(contrast)))
+        # Two vectors leave out the micro-batch whose Hessian they meet; the mean of all is the first and its own share.
+        others = mean - own / (n - 1)
+        contrast = following - (n * mean - (mean + own) - following) / (n - 2)
+        bent, rest = product(others), product(own) / (n - 1)
+        whole = jnp.sum(mean * (bent + rest))
+        return total + (bent + rest) / n, (jnp.sum(others * bent), whole, jnp.sum(contrast * product(contrast)))
 
-    neighbours = (parts, gradients, jnp.roll(gradients, -1, axis=0))
-    bent, (along, across) = jax.lax.scan(bend, jnp.zeros_like(mean), neighbours)
+    neighbours = (parts, apart, jnp.roll(gradients, -1, axis=0))
+    bent, (along, whole, across) = jax.lax.scan(bend, jnp.zeros_like(mean), neighbours)
+    # Of the whole data set, this share was not seen; the variance of what is estimated goes with it.
+    share = unseen = jnp.ones((), mean.dtype)
+    if drawn.examples is not None:
+        examples = drawn.examples.astype(mean.dtype)
+        share, unseen = (examples - 1) / examples, 1 - unit * n / examples
     squares = jnp.sum(apart**2, axis=1)
     one = unit * jnp.sum(squares) / (n - 1)
     noise = Moment(one, unit * n / (n - 1) * squares - one)
@@ -131,5 +151,9 @@ def step_moments(loss_fn: Callable, params: PyTree, batch: PyTree, unit: int) ->
     spread = Moment(jnp.mean(across), across - jnp.mean(across))
     square = Moment(jnp.sum(mean**2), 2 * jnp.sum(apart * mean[None, :], axis=1))
     curve = Moment(jnp.mean(along), along - jnp.mean(along) + 2 * jnp.sum(apart * bent[None, :], axis=1))
-    share = jnp.ones((), mean.dtype) / unit
-    return square.plus(noise, -share / n), curve.plus(spread, -share / (n - 1)), spread
+    curve = curve.plus(spread, -1 / (unit * (n - 1)))
+    # Without noise of its own the product of the means would do: the correction goes with what was not seen.
+    curve = Moment(jnp.mean(whole) + unseen * (curve.value - jnp.mean(whole)), curve.parts)
+    square = square.plus(noise, -unseen / (unit * n))
+    known = jnp.sqrt(unseen)
+    return Moment(square.value, known * square.parts), Moment(curve.value, known * curve.parts), spread.times(share)

@@ -91,16 +91,18 @@ def report(
 
     - `loss_fn`: `loss_fn(params, batch)`, the MEAN loss over the examples of a batch.
     - `params`: any PyTree (dicts, Equinox modules, Flax parameters).
-    - `batch`: a PyTree of arrays with a leading axis over examples, taken for independent draws from the data.
+    - `batch`: a PyTree of arrays with a leading axis over examples: the run's data set, or a part of it drawn without
+      replacement.
     - `hyperparameters`: [`rxjax.Hyperparameters`][] of the run, scalars.
     - `micro_batches`: for the best learning rate; the examples that they leave over are not used there.
     - `chunk_size`: single gradients in memory at a time.
     - `lanczos_steps`, `probes`: Hessian-vector products for `lambda_max` and for the trace.
     - `key`: of the random starts and probes; fixed if not given.
 
-    **Returns:** a [`Report`][].  Errors of gradient noise, temperature and best rate are sampling errors; that of
-    `lambda_max` bounds its distance from an eigenvalue of this batch, that of the trace is of the probes.  The cost is
-    some 100 gradients of `batch`, and four programs are compiled.
+    **Returns:** a [`Report`][].  Errors of gradient noise, temperature and best rate are sampling errors with respect
+    to the run's data set, zero for the first two if `batch` is all of it; that of `lambda_max` bounds its distance from
+    an eigenvalue of this batch, that of the trace is of the probes.  The cost is some 100 gradients of `batch`, and
+    four programs are compiled.
 
     **How it fails:** as its parts do.  A loss that is not a mean over examples, as with batch normalisation, has no
     gradient noise of one example.
@@ -113,8 +115,8 @@ def report(
     >>> run = rx.Hyperparameters(0.1, batch_size=2, dataset_size=100)
     >>> found = rx.measure.report(loss, jnp.array(0.0), jnp.array([1.0, 2.0, 3.0, 6.0]), run, micro_batches=4)
     >>> print("\n".join(str(found).splitlines()[3:6]))
-    temperature                0.467 +- 0.404  loss
-    temperature_per_parameter  0.467 +- 0.404  loss
+    temperature                0.462 +- 0.392  loss
+    temperature_per_parameter  0.462 +- 0.392  loss
     lambda_max                     2 +- 0      curvature
 
     ```
@@ -126,7 +128,8 @@ def report(
         raise ValueError(
             f"Argument `micro_batches` must be from 3 to the {count} examples of `batch`, but it is {micro_batches}."
         )
-    noise = gradient_noise(loss_fn, params, batch, chunk_size=chunk_size)
+    data = {"sampling": "without_replacement", "dataset_size": hyperparameters.dataset_size}
+    noise = gradient_noise(loss_fn, params, batch, chunk_size=chunk_size, **data)
     top = lambda_max(loss_fn, params, batch, steps=lanczos_steps, key=key)
     total = trace(loss_fn, params, batch, probes=probes, key=key)
     one = batch_covariance(jnp.ones((), noise.trace.value.dtype), hyperparameters)
@@ -134,7 +137,7 @@ def report(
     batch_size = 1 / jnp.maximum(one, jnp.finfo(one.dtype).eps ** 2)
     unit = count // micro_batches
     whole = jax.tree.map(lambda x: x[: unit * micro_batches], batch)
-    rates = optimal_learning_rate(loss_fn, params, whole, batch_size, micro_batch_size=unit)
+    rates = optimal_learning_rate(loss_fn, params, whole, batch_size, micro_batch_size=unit, **data)
 
     dim = sum(x.size for x in jax.tree.leaves(eqx.filter(params, eqx.is_inexact_array)))
     run = hyperparameters
