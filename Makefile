@@ -44,6 +44,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/flow.py
 	$(BIN)/python benchmarks/solvers.py
 	$(BIN)/python benchmarks/rates.py
+	$(BIN)/python benchmarks/measure.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/optimizers.py --report
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from rxjax_solvers._checks import one_of
 
 from ..landscapes._trees import match
-from ._curvature import flat_loss, flat_values, shaped_like
+from ._curvature import flat_loss, flat_values, moving_part, shaped_like
 from ._estimate import Estimate
 from ._scatter import LowRank, Scatter
 from ._units import Moments, Population, noise_and_signal, population
@@ -207,7 +207,10 @@ def _from_examples(
 def micro_gradients(loss_fn: Callable, params: PyTree, batch: PyTree, size: int) -> Array:
     """The gradient of each micro-batch of `size` examples, flat, one row each; one after the other."""
     parts = jax.tree.map(lambda x: x.reshape(x.shape[0] // size, size, *x.shape[1:]), batch)
-    return jax.lax.map(lambda part: flat_loss(loss_fn, params, part).gradient(), parts)
+    moved, fixed = moving_part(params)
+    slope = jax.grad(lambda p, part: loss_fn(eqx.combine(p, fixed), part))
+    # Flattened all at once: inside the loop each gradient would be copied twice.
+    return jax.vmap(flat_values(loss_fn, params, batch)[2])(jax.lax.map(lambda part: slope(moved, part), parts))
 
 
 def moments_of(gradients: Array) -> Moments:

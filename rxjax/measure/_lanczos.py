@@ -14,7 +14,7 @@ class Ritz(NamedTuple):
 
     values: Float[Array, "m"]
     vectors: Float[Array, "m m"]  # in columns, in the Krylov basis: the first row squared are the weights of quadrature
-    errors: Float[Array, "m"]  # the norms of the residuals: an exact eigenvalue lies this near
+    errors: Float[Array, "m"]  # the norms of the residuals and one rounding: an exact eigenvalue lies this near
     known: Bool[Array, "m"]  # false for what lies beyond the end of the space
     basis: Float[Array, "m d"]  # orthonormal rows, zero beyond the end
 
@@ -41,4 +41,6 @@ def ritz_pairs(product: Callable, start: Float[Array, "d"], steps: int) -> Ritz:
     values, vectors = jnp.linalg.eigh(jnp.diag(kept) + jnp.diag(between, 1) + jnp.diag(between, -1))
     known = jnp.arange(alive.size) >= alive.size - 1 - end
     basis = jnp.where(alive[:, None], jnp.asarray(found.Q_tall), 0)
-    return Ritz(values, vectors, below[end] * jnp.abs(vectors[end]), known, basis)
+    # No product is better than rounding.
+    errors = below[end] * jnp.abs(vectors[end]) + jnp.finfo(below.dtype).eps * scale[end]
+    return Ritz(values, vectors, errors, known, basis)

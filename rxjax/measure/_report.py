@@ -115,9 +115,9 @@ def report(
     >>> run = rx.Hyperparameters(0.1, batch_size=2, dataset_size=100)
     >>> found = rx.measure.report(loss, jnp.array(0.0), jnp.array([1.0, 2.0, 3.0, 6.0]), run, micro_batches=4)
     >>> print("\n".join(str(found).splitlines()[3:6]))
-    temperature                0.462 +- 0.392  loss
-    temperature_per_parameter  0.462 +- 0.392  loss
-    lambda_max                     2 +- 0      curvature
+    temperature                0.462 +- 0.392     loss
+    temperature_per_parameter  0.462 +- 0.392     loss
+    lambda_max                     2 +- 2.38e-07  curvature
 
     ```
 

@@ -60,8 +60,8 @@ def spectrum(
     **Returns:** a [`Spectrum`][], in the units of the loss over squared parameters.
 
     Good values: look at `errors` and double `steps` where one exceeds the gap to its neighbour.  **How it fails:** an
-    eigenvalue that occurs several times shows once, and the bulk near zero does not resolve.  Rounding adds the machine
-    epsilon times the largest curvature to each error.
+    eigenvalue that occurs several times shows once, and the bulk near zero does not resolve.  The rounding of a long
+    sum may exceed the one that each error holds.
 
     **Raises:** `ValueError` for `params` without a real floating array, an unknown `which`, or a `k` that exceeds
     `steps` or the number of parameters.
