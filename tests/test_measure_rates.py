@@ -71,6 +71,10 @@ def test_moments_out_of_a_finite_data_set():
         np.testing.assert_allclose(found.value, want, rtol=1e-9)
         assert np.max(np.abs(found.parts)) < 1e-6
     assert abs(np.mean(whole[2].value) - exact[2]) < 4 * np.std(whole[2].value) / 2000**0.5
+    # Sorted data are shuffled first, or their micro-batches would hold one kind each.
+    drawn = {"sampling": "without_replacement", "dataset_size": 60}
+    found = M.optimal_learning_rate(kinds, jnp.asarray(w), jnp.sort(data), 1, micro_batch_size=4, **drawn).optimal
+    assert abs(float(found.value) - rx.optimal_learning_rate(gradient, hessian, sigma)) < 3 * found.standard_error < 0.3
 
 
 def test_the_report_is_the_sum_of_its_parts():

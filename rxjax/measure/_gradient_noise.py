@@ -73,6 +73,7 @@ def gradient_noise(
           memory; the cost is one gradient of the batch.  It equals the two-batch formula of
           [`noise_from_two_batches`][] averaged over all small batches within the large one.
     - `micro_batch_size`: $b$, which must divide the batch, leaving two micro-batches at least.
+      They are taken as the examples lie: shuffle data that lie in blocks of like ones, or the noise is too large.
     - `chunk_size`: single gradients held at a time.
     - `sampling`: how the examples came out of the data.  `"with_replacement"` for independent draws, fresh data too;
       `"without_replacement"` out of `dataset_size` examples, which includes the batches of one epoch and the whole

@@ -137,7 +137,7 @@ def report(
     batch_size = 1 / jnp.maximum(one, jnp.finfo(one.dtype).eps ** 2)
     unit = count // micro_batches
     whole = jax.tree.map(lambda x: x[: unit * micro_batches], batch)
-    rates = optimal_learning_rate(loss_fn, params, whole, batch_size, micro_batch_size=unit, **data)
+    rates = optimal_learning_rate(loss_fn, params, whole, batch_size, micro_batch_size=unit, key=key, **data)
 
     dim = sum(x.size for x in jax.tree.leaves(eqx.filter(params, eqx.is_inexact_array)))
     run = hyperparameters
