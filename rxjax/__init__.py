@@ -9,6 +9,7 @@ from . import (
     landscapes as landscapes,
     measure as measure,
     optim as optim,
+    planes as planes,
     proposals as proposals,
     quantization as quantization,
     solvers as solvers,

@@ -80,7 +80,9 @@ def run(study):
     for g in gradients:
         after = rounded(w - eta * g)
         changed, w = changed + (after != w), after
-    keep = Q.survival(jnp.asarray(np.tile(before, (steps, 1)), jnp.float32), jnp.asarray(-eta * gradients, jnp.float32), "bfloat16")
+    keep = Q.survival(
+        jnp.asarray(np.tile(before, (steps, 1)), jnp.float32), jnp.asarray(-eta * gradients, jnp.float32), "bfloat16"
+    )
     measured, error = mean_of(changed / steps)
     setting = "noisy descent in bfloat16, changes per weight and step"
     rates = rx.quantized_rate(1.0, keep)

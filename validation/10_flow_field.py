@@ -27,7 +27,9 @@ def run(study):
     chosen = jr.randint(jr.key(11), (DRAWS, BATCH), 0, digits.x.shape[0])
     batch_slope = lambda i: slope(theta, jax.tree.map(lambda x: x[i], digits))
     steps = -ETA * np.asarray(jax.jit(lambda c: jax.lax.map(batch_slope, c, batch_size=100))(chosen))
-    noise = rx.measure.gradient_noise(flat_loss, theta, digits, sampling="without_replacement", dataset_size=len(digits.y))
+    noise = rx.measure.gradient_noise(
+        flat_loss, theta, digits, sampling="without_replacement", dataset_size=len(digits.y)
+    )
     c = rx.batch_covariance(noise.trace.value, rx.Hyperparameters(ETA, BATCH, len(digits.y)))
     dim = theta.size
     proposal = rx.proposals.Gaussian(ETA * jnp.sqrt(c / dim))

@@ -36,6 +36,7 @@ def sgd_ensemble(
     nesterov: bool = False,
     sampling: str = "with_replacement",
     save_every: int = 1,
+    observe: Callable | None = None,
 ) -> Ensemble:
     r"""Real, discrete SGD from many starts: $v \leftarrow \mu v + g$, $\theta \leftarrow \theta - \eta v$.
 
@@ -51,6 +52,7 @@ def sgd_ensemble(
     - `sampling`: "with_replacement", "without_replacement" (each batch afresh, no example twice in it) or "epoch" (the
         data are shuffled once an epoch and cut into batches; what does not fill a batch is left out).
     - `save_every`: keep every so many steps.
+    - `observe`: `theta (d,) -> (m,)`, what is kept of each run in place of its `theta`: for many parameters.
 
     **Returns:** an `Ensemble`.  Runs differ by their keys alone, batches included.  It differentiates through all
     steps, with the batches held fixed.
@@ -110,13 +112,15 @@ def sgd_ensemble(
         steps = first + jnp.arange(save_every)
         keys = jax.vmap(lambda s: jr.split(jr.fold_in(key, s), runs))(steps)
         carry, _ = lax.scan(one, carry, (steps, keys))
-        return carry, carry[0]
+        return carry, kept(carry[0])
+
+    kept = (lambda theta: theta) if observe is None else jax.vmap(observe)
 
     # With one order for all runs `lax.cond` would not be vmapped, but runs must differ.
     order = jnp.broadcast_to(jnp.arange(max(count, 1))[None], (runs, max(count, 1)))
     carry: Any = (theta0, jnp.zeros_like(theta0), order)
     _, later = lax.scan(block, carry, jnp.arange(0, num_steps, save_every))
-    return Ensemble(jnp.arange(0, num_steps + 1, save_every), jnp.concatenate([theta0[None], later]))
+    return Ensemble(jnp.arange(0, num_steps + 1, save_every), jnp.concatenate([kept(theta0)[None], later]))
 
 
 def _counts(data: PyTree, batch_size: int | None) -> tuple[int, int]:
