@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import jax.scipy as jsp
 import numpy as np
 import pytest
+import scipy.linalg
 from systems import AbsorbingInterval, ForcedRing, OrnsteinUhlenbeck
 
 import rxjax_solvers as rxs
@@ -102,6 +103,36 @@ def test_small_exponentials():
         for t, w in zip(s, 0.35 * weights, strict=True)
     ]
     np.testing.assert_allclose(out, sum(parts), atol=1e-11)
+
+
+def test_fewer_states_than_vectors():
+    """Four and five states fill the space after three and four vectors; states and slopes are still those of `expm`."""
+    at = np.concatenate([np.arange(5), np.arange(5)])
+    rates, ts = np.random.default_rng(0).random(10), jnp.array([0.0, 0.25, 0.5, 1e5])
+
+    def make(n, s):
+        used = at < n
+        source, hops = at[used], np.repeat([1, n - 1], n)
+        return rxs.MasterEquation.from_edges(source, (source + hops) % n, rates[used] * s, size=n)
+
+    @jax.jit
+    def run(s):
+        out = []
+        for n in (4, 5):
+            p0 = jnp.zeros(n).at[n // 2].set(1)
+            value = lambda s, n=n, p0=p0: (lambda ps, result, _: (ps[2, 0], (ps, result == rxs.RESULTS.successful)))(
+                *rxs.ShiftInvert().run(make(n, s), p0, ts)
+            )
+            ((_, (ps, good)), slope), matrix = jax.value_and_grad(value, has_aux=True)(s), make(n, s).as_matrix()
+            out.append((ps, good, slope, matrix))
+        return out
+
+    for ps, good, slope, matrix in run(1.0):
+        n, matrix = len(matrix), np.asarray(matrix)
+        exact = np.stack([scipy.linalg.expm(min(t, 1e3) * matrix)[:, n // 2] for t in np.asarray(ts)])
+        assert good
+        np.testing.assert_allclose(ps, exact, atol=1e-10)
+        np.testing.assert_allclose(slope, 0.5 * (matrix @ exact[2])[0], rtol=1e-9)
 
 
 def test_outcomes():

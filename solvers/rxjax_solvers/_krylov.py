@@ -9,6 +9,8 @@ from jaxtyping import Array, Float, Int
 
 # Degree of the rational approximation of exp, right to rounding for norms up to 1.
 _PADE_DEGREE = 8
+# Products that add less than so many roundings to the space add nothing.
+_NOTHING = 32
 
 
 class Krylov(eqx.Module):
@@ -32,21 +34,30 @@ def start(b: Float[Array, "n"], size: int) -> Krylov:
     return Krylov(basis, jnp.zeros((size + 1, size), b.dtype), norm, jnp.zeros((), jnp.int32))
 
 
-def extend(krylov: Krylov, apply: Callable[[Array], Array], steps: int | Int[Array, ""]) -> Krylov:
-    """`steps` further products with `apply`, orthogonalised twice."""
+def extend(
+    krylov: Krylov,
+    apply: Callable[[Array], Array],
+    steps: int | Int[Array, ""],
+    dimension: int | Int[Array, ""] | None = None,
+) -> Krylov:
+    """`steps` further products with `apply`, orthogonalised twice; images of `apply` fill `dimension` at most."""
+    dimension = krylov.basis.shape[1] if dimension is None else dimension
 
     def step(j, krylov):
         j = krylov.used
         w = apply(krylov.basis[j])
         scale = jnp.sqrt(jnp.sum(w**2))
         column = jnp.zeros(krylov.basis.shape[0], w.dtype)
+        norm = before = scale
         for _ in range(2):
             along = jnp.matmul(krylov.basis, w, precision=lax.Precision.HIGHEST)
             w = w - jnp.matmul(along, krylov.basis, precision=lax.Precision.HIGHEST)
             column = column + along
-        norm = jnp.sqrt(jnp.sum(w**2))
-        # Nothing new but rounding: the space is invariant, and what follows stays zero.
-        new = norm > 4 * jnp.finfo(w.dtype).eps * scale
+            before, norm = norm, jnp.sqrt(jnp.sum(w**2))
+        # Nothing new but rounding, much of it within the space (Daniel, Gragg, Kaufman and Stewart 1976): the space is
+        # invariant, and what follows stays zero.
+        new = (norm > _NOTHING * jnp.finfo(w.dtype).eps * scale) & (norm > before / 2)
+        new = new & (j + 1 < dimension)
         norm = jnp.where(new, norm, 0)
         column = column.at[j + 1].set(norm)
         basis = krylov.basis.at[j + 1].set(jnp.where(new, w / jnp.where(new, norm, 1), 0))

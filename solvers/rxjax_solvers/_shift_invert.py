@@ -125,6 +125,11 @@ def _apply(parts_factor: Factor, law: Array, generator: AbstractGenerator):
     return apply
 
 
+def _dimension(law: Array) -> Array:
+    """Of what is left beside the law: in no more directions than that the inverse exists."""
+    return law.size - jnp.any(law > 0).astype(jnp.int32)
+
+
 def _attempt(
     generator: AbstractGenerator, p0: Array, law: Array, span: Array, rate: Array, tol: Array, size: int, method
 ):
@@ -147,7 +152,7 @@ def _attempt(
         return (error > tol) & (krylov.used + _CHUNK <= size)
 
     def grow(carry):
-        krylov = extend(carry[0], apply, _CHUNK)
+        krylov = extend(carry[0], apply, _CHUNK, _dimension(law))
         return krylov, jnp.max(errors(krylov, some)[1])
 
     krylov = start((p0 - law).ravel(), size)
@@ -237,7 +242,8 @@ def _backward(residuals, cotangents, perturbed, problem, tol, method, max_krylov
 
         def transposed():
             mean = jnp.sum(weight * g)
-            space = extend(start((g - mean).ravel(), max_krylov), apply, parts.krylov.used)
+            space = start((g - mean).ravel(), max_krylov)
+            space = extend(space, apply, parts.krylov.used, _dimension(parts.law))
             dual, _ = inverse_generator(space, rate)
             seed = jnp.zeros(dual.shape[0], p0.dtype).at[0].set(space.norm)
             end = evolve(dual, seed, t[None])[0] @ space.basis[:-1]
