@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import rxjax as rx
-from rxjax.hardware._timing import best_seconds
+from rxjax.budget import _estimate
+
+FAKE = rx.hardware.Hardware("a", "cpu", 10**9, 1e9, 1e9, 1e-6, {})
 
 
 def steps(n):
@@ -15,9 +17,8 @@ def steps(n):
 
 
 def test_operations_and_bytes_count_the_trips_of_loops():
-    fake = rx.hardware.Hardware("a", "cpu", 10**9, 1e9, 1e9, 1e-6, {})
     m, x = jnp.ones((64, 64)), jnp.ones(64)
-    costs = {n: rx.budget.estimate(steps(n), m, x, hardware=fake) for n in (1, 200)}
+    costs = {n: rx.budget.estimate(steps(n), m, x, hardware=FAKE) for n in (1, 200)}
     assert costs[1].flops == pytest.approx(2 * 64**2, rel=0.05)
     assert costs[200].flops == pytest.approx(200 * costs[1].flops, rel=0.05)
     assert costs[200].memory >= m.nbytes + 2 * x.nbytes and costs[200].memory < 2 * m.nbytes
@@ -25,20 +26,29 @@ def test_operations_and_bytes_count_the_trips_of_loops():
     assert costs[200].open_loops == 0 and not costs[200].calibrated and "at least" in str(costs[200])
     # The length of this one is known when it runs.
     open_ended = lambda x: jax.lax.while_loop(lambda c: c[0] > 1e-3, lambda c: c / 2, x)
-    cost = rx.budget.estimate(open_ended, x, hardware=fake)
+    cost = rx.budget.estimate(open_ended, x, hardware=FAKE)
     assert cost.open_loops == 1 and "1 loops of unknown length" in str(cost)
 
 
-def test_a_probe_calibrates_seconds():
+def test_a_probe_calibrates_seconds(monkeypatch):
+    """The seconds of the probe, by a clock of ours, times what grows more: operations here, or bytes."""
     m, x = jnp.ones((64, 64)), jnp.ones(64)
     fn = lambda n, m, x: jax.lax.while_loop(lambda c: c[0] < n, lambda c: (c[0] + 1, jnp.tanh(m @ c[1])), (0, x))[1]
     few, many = jnp.ones((16, 16)), jnp.ones(16)
+    ran = []
+
+    def clock(f, *args, **_):
+        ran.append((f(*args).shape, args))
+        return 7.0
+
+    monkeypatch.setattr(_estimate, "best_seconds", clock)
     cost = rx.budget.estimate(fn, 2000, m, x, probe=(2000, few, many))
-    jax.block_until_ready(jax.jit(fn)(2000, m, x))
-    measured = best_seconds(jax.jit(fn), 2000, m, x)
+    # It is the small problem that ran, once, with all the turns of its open loop.
+    assert [shape for shape, _ in ran] == [(16,)] and ran[0][1][0] == 2000
+    large, small = (rx.budget.estimate(fn, 2000, *a, hardware=FAKE) for a in ((m, x), (few, many)))
+    grown = large.flops / small.flops, large.bytes_accessed / small.bytes_accessed
+    assert cost.seconds == pytest.approx(7 * max(grown)) and 10 < max(grown) < 17
     assert cost.calibrated and "about" in str(cost)
-    # Open loops are in the probe: without it the figure would be three orders too small.
-    assert measured / 30 < cost.seconds < 30 * measured
 
 
 def made(shape, dtype):
