@@ -120,9 +120,11 @@ def test_fewer_states_than_vectors():
         out = []
         for n in (4, 5):
             p0 = jnp.zeros(n).at[n // 2].set(1)
-            value = lambda s, n=n, p0=p0: (lambda ps, result, _: (ps[2, 0], (ps, result == rxs.RESULTS.successful)))(
-                *rxs.ShiftInvert().run(make(n, s), p0, ts)
-            )
+
+            def value(s, n=n, p0=p0):
+                ps, result, _ = rxs.ShiftInvert().run(make(n, s), p0, ts)
+                return ps[2, 0], (ps, result == rxs.RESULTS.successful)
+
             ((_, (ps, good)), slope), matrix = jax.value_and_grad(value, has_aux=True)(s), make(n, s).as_matrix()
             out.append((ps, good, slope, matrix))
         return out
