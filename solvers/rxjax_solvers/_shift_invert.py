@@ -119,8 +119,10 @@ def _apply(parts_factor: Factor, law: Array, generator: AbstractGenerator):
     unit = law / jnp.where(total == 0, 1, total)
 
     def apply(v):
-        w = parts_factor.shift * parts_factor.elimination.solve(v.reshape(law.shape))
-        return (w - unit * generator.mass(w)).ravel()
+        v = v.reshape(law.shape)
+        w = parts_factor.shift * parts_factor.elimination.solve(v)
+        # Mass that is rounding in a small new direction stands still, as the law does.
+        return (w + unit * (generator.mass(v) - generator.mass(w))).ravel()
 
     return apply
 
@@ -235,7 +237,7 @@ def _backward(residuals, cotangents, perturbed, problem, tol, method, max_krylov
 
     def apply(v):
         u = rate * parts.factor.elimination.transpose_solve(v.reshape(p0.shape))
-        return (u - jnp.sum(weight * u)).ravel()
+        return (u + jnp.sum(weight * (v.reshape(p0.shape) - u))).ravel()
 
     def one(carry, inputs):
         g, t = inputs
