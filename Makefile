@@ -1,10 +1,10 @@
-# make demo | test | test-all | lint | bench | clean.  Each sets up .venv by itself: with uv where it is found, else with venv and pip.
+# make demo | test | test-all | lint | bench | validation | clean.  Each sets up .venv by itself: with uv where it is found, else with venv and pip.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 JOBS ?= 2
 
-.PHONY: help demo test test-all test-floors lint bench clean
+.PHONY: help demo test test-all test-floors lint bench validation clean
 help:
 	@echo "make demo      a density flowing over a double well and over a real network's plane, into out/"
 	@echo "make test      the test suite"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-floors  the test suite with the oldest versions allowed (needs uv)"
 	@echo "make lint      ruff and pyright"
 	@echo "make bench     the benchmark tables (minutes)"
+	@echo "make validation  theory against real SGD: all studies, their figures and table (20 minutes)"
 
 $(STAMP): pyproject.toml
 	@sh .ci/setup "$(PYTHON)"
@@ -47,6 +48,10 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/measure.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/optimizers.py --report
+
+validation: $(STAMP)
+	for study in validation/[0-9]*.py; do $(BIN)/python $$study || exit 1; done
+	$(BIN)/python validation/report.py
 
 clean:
 	rm -rf .venv .venv-floors out .pytest_cache .ruff_cache .hypothesis dist

@@ -1,8 +1,8 @@
 r"""Stationary covariance of SGD on a quadratic.
 
 Ensembles of discrete SGD against the exact law $SH + HS - \eta HSH = \eta C$ and its form with momentum, against the
-diffusion picture $S = \eta C/2h$ (tolerance 10 %: it is meant for $\eta h \leq 0.2$), and, for linear regression, where
-the noise grows with the error, against its own law and against the one that takes the noise as constant.
+diffusion picture $S = \eta C/2h$ (tolerance 10 %: it is meant for $\eta h \leq 0.2$), and, for linear regression,
+where the noise grows with the error, against its own law and against the one that takes the noise as constant.
 """
 
 import jax

@@ -1,9 +1,9 @@
 r"""How batches are drawn.
 
-SGD on a quadratic over a finite set, $N = 64$, $B = 8$, $\eta h = 0.02$, with the three ways to draw batches.  The noise
-formulae with and without replacement against the variance of the runs; and for epochs, where every example comes once
-before any comes twice, the exact sum over one epoch.  The last row uses the formula without replacement for epochs, as
-is often done.  Tolerance 3 %.
+SGD on a quadratic over a finite set, $N = 64$, $B = 8$, $\eta h = 0.02$, with the three ways to draw batches. The
+noise formulae with and without replacement against the variance of the runs; and for epochs, where every example
+comes once before any comes twice, the exact sum over one epoch. The last row uses the formula without replacement for
+epochs, as is often done. Tolerance 3 %.
 """
 
 import numpy as np

@@ -1,9 +1,9 @@
 r"""The edge of stability.
 
-A tanh network 1-24-24-1 fitted to the Chebyshev polynomial $T_4$ at 20 points, by gradient descent on all of them: the
-largest eigenvalue of its Hessian rises until $\lambda_{max}\eta/2 = 1$ and stays there (tolerance 1 %; errors over four starts).  With batches
-of 4 the critical rate of full-batch descent is not met by a wide margin, and batch sharpness is the quantity to compare
-with $2/\eta$ (tolerance 10 %).
+A tanh network 1-24-24-1 fitted to the Chebyshev polynomial $T_4$ at 20 points, by gradient descent on all of them:
+the largest eigenvalue of its Hessian rises until $\lambda_{max}\eta/2 = 1$ and stays there (tolerance 1 %; errors
+over four starts). With batches of 4 the critical rate of full-batch descent is not met by a wide margin, and batch
+sharpness is the quantity to compare with $2/\eta$ (tolerance 10 %).
 """
 
 import jax

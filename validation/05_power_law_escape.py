@@ -1,10 +1,10 @@
 r"""Escape with noise in proportion to the loss.
 
 Noise $C = 2Lh/B$, as of a square loss near its best fit, makes the barrier logarithmic: $\tau \propto
-(L_s/L_0)^{B/\eta h + 1/2}$.  SGD in a double well over the loss $L_0$, from one minimum to the other: its mean time
-against the formula (tolerance 10 %: it is the first term for small noise), against the solver's exact mean first-passage
-time (3 %), and against Kramers' formula with the noise of the minimum everywhere.  The slope is that of four values of
-$L_0$.
+(L_s/L_0)^{B/\eta h + 1/2}$. SGD in a double well over the loss $L_0$, from one minimum to the other: its mean time
+against the formula (tolerance 10 %: it is the first term for small noise), against the solver's exact mean
+first-passage time (3 %), and against Kramers' formula with the noise of the minimum everywhere. The slope is that of
+four values of $L_0$.
 """
 
 import functools

@@ -1,11 +1,12 @@
 r"""Kramers' escape over a range of learning rates, and where it breaks down.
 
-SGD with constant noise in the double well $(x^2-1)^2/4$ from one minimum to the other.  First the temperature is held
-fixed, so that the diffusion picture says the same time (in units of $\eta$ × steps) for every learning rate: the exact
-passage time, with a tolerance of 25 % up to $\eta h = 0.2$, where the library calls it valid, and the same beyond, where
-it should fail ($h = 2$ is the curvature of the minimum).  Then the barrier is varied at a small learning rate: Kramers'
-formula (tolerance 20 %: its error is of first order in $kT/E_b$) and Arrhenius' with the attempt time left at one.  Last, the share of runs that left within a tenth of the mean time, against $\rho\,dt$ (tolerance 10 %) and
-$1 - e^{-\rho\,dt}$.
+SGD with constant noise in the double well $(x^2-1)^2/4$ from one minimum to the other. First the temperature is held
+fixed, so that the diffusion picture says the same time (in units of $\eta$ × steps) for every learning rate: the
+exact passage time, with a tolerance of 25 % up to $\eta h = 0.2$, where the library calls it valid, and the same
+beyond, where it should fail ($h = 2$ is the curvature of the minimum). Then the barrier is varied at a small learning
+rate: Kramers' formula (tolerance 20 %: its error is of first order in $kT/E_b$) and Arrhenius' with the attempt time
+left at one. Last, the share of runs that left within a tenth of the mean time, against $\rho\,dt$ (tolerance 10 %)
+and $1 - e^{-\rho\,dt}$.
 """
 
 import jax.numpy as jnp

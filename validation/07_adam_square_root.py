@@ -1,10 +1,10 @@
 r"""Adam's square-root rule.
 
 Adam divides by the root of the second moment, so that its temperature is $\eta\sqrt{C}/2$ per parameter and a batch
-$\kappa$ times as large wants a learning rate $\sqrt\kappa$ times as large.  Quadratics of curvature 1 under
-`optax.adam`: the variance of the parameters against $T/h$ (tolerance 5 %: $\eta h/\sqrt C$ is small, not zero) and, with
-the batch grown 16 and 64 times, the variance relative to that of the smallest batch under the square-root rule and under
-the linear rule of SGD.
+$\kappa$ times as large wants a learning rate $\sqrt\kappa$ times as large. Quadratics of curvature 1 under
+`optax.adam`: the variance of the parameters against $T/h$ (tolerance 5 %: $\eta h/\sqrt C$ is small, not zero) and,
+with the batch grown 16 and 64 times, the variance relative to that of the smallest batch under the square-root rule
+and under the linear rule of SGD.
 """
 
 import jax

@@ -1,9 +1,9 @@
 r"""Updates lost to rounding.
 
-Steps of SGD in bfloat16, rounded by `ml_dtypes`, against the quantization function $Q$: single updates of a weight at 1,
-a hundred small steps with rounding to nearest and at random, noisy steps, and the share of updates that survive for
-weights spread over [1, 2).  Last, $\rho^Q = \rho\,Q$ in noisy descent: how often a weight changes, and how far it drifts,
-where an update that survives is rounded to a whole spacing and so is not the one that was proposed.
+Steps of SGD in bfloat16, rounded by `ml_dtypes`, against the quantization function $Q$: single updates of a weight at
+1, a hundred small steps with rounding to nearest and at random, noisy steps, and the share of updates that survive
+for weights spread over [1, 2). Last, $\rho^Q = \rho\,Q$ in noisy descent: how often a weight changes, and how far it
+drifts, where an update that survives is rounded to a whole spacing and so is not the one that was proposed.
 """
 
 import jax.numpy as jnp

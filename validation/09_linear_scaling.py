@@ -1,10 +1,10 @@
 r"""Linear scaling of learning rate and batch size.
 
-The rule that $\eta/B$ alone matters, as $T = (\eta/2)\,\mathrm{tr}\,\Sigma_1/B$ says: a small network on digits is trained
-on from one minimum with $\eta/B$ fixed and batches from 4 to 64, for the same $\eta$ × steps, and the excess loss in the
-second half is compared with that at $B = 4$ (tolerance 10 %).  It should hold while $\eta\lambda_{max} \leq 0.2$ or so
-and fail towards 2.  Then the two noise scales on a finite set drawn without replacement: batches from 8 to 32 of 64,
-with the learning rate chosen to keep $\eta N/B$ or $\eta(N/B - 1)$.
+The rule that $\eta/B$ alone matters, as $T = (\eta/2)\,\mathrm{tr}\,\Sigma_1/B$ says: a small network on digits is
+trained on from one minimum with $\eta/B$ fixed and batches from 4 to 64, for the same $\eta$ × steps, and the excess
+loss in the second half is compared with that at $B = 4$ (tolerance 10 %). It should hold while $\eta\lambda_{max}
+\leq 0.2$ or so and fail towards 2. Then the two noise scales on a finite set drawn without replacement: batches from
+8 to 32 of 64, with the learning rate chosen to keep $\eta N/B$ or $\eta(N/B - 1)$.
 """
 
 import jax

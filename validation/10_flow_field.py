@@ -1,10 +1,10 @@
 r"""The flow field against the mean step of SGD.
 
-At a point early in the training of a small network on digits: the mean step of SGD over many batches of 8, and the mean
-update $\int \delta\rho\,d\delta / \int \rho\,d\delta$ under a proposal as wide as SGD's own noise, $s^2 = \eta^2
-\mathrm{tr}\,C/d$.  Direction first; then its length along $-\nabla L$ in units of $\eta|\nabla L|$, with the temperature
-taken as the framework's extensive $T$ and per parameter, under which the literal law is twice too long since its
-equilibrium is at half the temperature, and with the symmetric law, which has its equilibrium at $T$ itself.
+At a point early in the training of a small network on digits: the mean step of SGD over many batches of 8, and the
+mean update $\int \delta\rho\,d\delta / \int \rho\,d\delta$ under a proposal as wide as SGD's own noise, $s^2 = \eta^2
+\mathrm{tr}\,C/d$. Direction first; then its length along $-\nabla L$ in units of $\eta|\nabla L|$, with the
+temperature taken as the framework's extensive $T$ and per parameter, under which the literal law is twice too long
+since its equilibrium is at half the temperature, and with the symmetric law, which has its equilibrium at $T$ itself.
 """
 
 import jax

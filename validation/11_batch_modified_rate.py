@@ -1,9 +1,9 @@
 r"""The batch-modified rate.
 
-SGD with constant noise of one example in the double well $(x^2-1)^2/4$, batches of $B$.  First the temperature is held
-fixed, $\eta \propto B$: then $\rho' = \rho\sqrt{B/N}$ says that rates grow like $\sqrt B$, in any unit of time.  Then the
-learning rate is fixed and the batch doubled: Kramers' rate at the new temperature alone, and with the factor $\sqrt 2$
-(tolerance 15 % for both: the formula's own error at these barriers changes the ratio by less than that).
+SGD with constant noise of one example in the double well $(x^2-1)^2/4$, batches of $B$. First the temperature is held
+fixed, $\eta \propto B$: then $\rho' = \rho\sqrt{B/N}$ says that rates grow like $\sqrt B$, in any unit of time. Then
+the learning rate is fixed and the batch doubled: Kramers' rate at the new temperature alone, and with the factor
+$\sqrt 2$ (tolerance 15 % for both: the formula's own error at these barriers changes the ratio by less than that).
 """
 
 import jax.random as jr

@@ -1,9 +1,9 @@
 r"""The distribution of barrier heights.
 
-$P(E_b) = e^{-E_b/E_0}/E_0$ says that the standard deviation of barriers equals their mean.  Minima and lowest saddles of
-10 random fields in two dimensions, and of a tanh network 2-3-1 with 13 parameters fitted to 20 random numbers, with the
-error over fields or by resampling minima; and the p-value of the Anderson–Darling test of the fitted law, which an
-exponential sample would have above 0.01 (the row compares its share above 0.01 with 1, without error).
+$P(E_b) = e^{-E_b/E_0}/E_0$ says that the standard deviation of barriers equals their mean. Minima and lowest saddles
+of 10 random fields in two dimensions, and of a tanh network 2-3-1 with 13 parameters fitted to 20 random numbers,
+with the error over fields or by resampling minima; and the p-value of the Anderson–Darling test of the fitted law,
+which an exponential sample would have above 0.01 (the row compares its share above 0.01 with 1, without error).
 """
 
 import jax

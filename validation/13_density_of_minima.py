@@ -1,10 +1,10 @@
 r"""The density of minima.
 
 $\rho_m(E) = e^{S(E)/k}$ of random fields on a line, whose minima are known by Rice's formula: their number per length
-(tolerance 2 %) and the entropy difference between two energies.  Then what the density is used for: that training from
-anywhere ends at an energy with a probability in proportion to $\rho_m$, every minimum counting once.  The mean energy
-at which descents end against the mean over distinct minima, on the fields and on a tanh network 2-3-1, where the copies
-of a minimum by permutations and signs of its units are counted as one of 48 each.
+(tolerance 2 %) and the entropy difference between two energies. Then what the density is used for: that training from
+anywhere ends at an energy with a probability in proportion to $\rho_m$, every minimum counting once. The mean energy
+at which descents end against the mean over distinct minima, on the fields and on a tanh network 2-3-1, where the
+copies of a minimum by permutations and signs of its units are counted as one of 48 each.
 """
 
 import jax

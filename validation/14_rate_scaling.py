@@ -1,8 +1,8 @@
 r"""Rates over the learning rate, $\rho \propto e^{-c/\eta}$.
 
-Escapes of SGD from a double well at five learning rates, rates per unit of $\eta$ × steps.  With constant noise $c =
-2E_b/\Sigma_1$ (tolerance 5 %: the prefactor depends on the temperature a little); with noise in proportion to the loss
-the law is the same with $c = (B/h)\log(L_s/L_0)$, where a barrier linear in the loss would say $E_b/(L_0 h)$ per
+Escapes of SGD from a double well at five learning rates, rates per unit of $\eta$ × steps. With constant noise $c =
+2E_b/\Sigma_1$ (tolerance 5 %: the prefactor depends on the temperature a little); with noise in proportion to the
+loss the law is the same with $c = (B/h)\log(L_s/L_0)$, where a barrier linear in the loss would say $E_b/(L_0 h)$ per
 batch; and at large learning rates, $\eta h$ from 0.5 to 1.2, the first law again.
 """
 

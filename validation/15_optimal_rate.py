@@ -1,10 +1,10 @@
 r"""The optimal learning rate of one step.
 
-The expected decrease of the loss in one SGD step, averaged over many batches at twelve learning rates, and where it is
-largest: on a quadratic in five dimensions with Gaussian noise (case of the closed forms), and on a small network on
-digits at a point early in training and late in it, with $\eta_{opt} = |g|^2/(g'Hg + \mathrm{tr}\,HC)$ from its gradient,
-Hessian and gradient covariance (tolerance 10 %: the network is no quadratic).  The form of the Arrhenius law, and the
-rate at which full-batch descent would do best, are held against the same measurement.
+The expected decrease of the loss in one SGD step, averaged over many batches at twelve learning rates, and where it
+is largest: on a quadratic in five dimensions with Gaussian noise (case of the closed forms), and on a small network
+on digits at a point early in training and late in it, with $\eta_{opt} = |g|^2/(g'Hg + \mathrm{tr}\,HC)$ from its
+gradient, Hessian and gradient covariance (tolerance 10 %: the network is no quadratic). The form of the Arrhenius
+law, and the rate at which full-batch descent would do best, are held against the same measurement.
 """
 
 import jax

@@ -89,10 +89,13 @@ def compare(study, kinds):
         setting = f"{name}, eta × steps = {float(real.times[-1]):g}"
         for kind, block in (("wasserstein", 1), ("l1", 4)):
             distance = rx.planes.density_distance(p, grid, real.coordinates[-1], kind=kind, block=block)
-            scale = float(spread.mean()) if kind == "wasserstein" else 1.0
-            error = np.hypot(distance.standard_error, distance.floor_error) / scale
-            words = f"{setting}, {kind} distance" + (" in spreads of the runs" if kind == "wasserstein" else "")
-            row = dict(predicted=distance.floor / scale, measured=distance.value / scale, error=error)
+            # Both from 1 for densities that cannot be told apart down to 0.
+            unit, name_of = (float(spread.mean()), "spreads") if kind == "wasserstein" else (2.0, "of 2")
+            value, floor = float(distance.value), float(distance.floor)
+            error = np.hypot(distance.standard_error, distance.floor_error) / unit
+            shown = [x / unit if kind == "wasserstein" else x for x in (value, floor)]
+            words = f"{setting}, 1 - {kind} distance beyond its floor ({shown[0]:.2g}, floor {shown[1]:.2g} {name_of})"
+            row = dict(predicted=1.0, measured=1 - (value - floor) / unit, error=error)
             study.row(FLOW, "Fokker–Planck, Itô", words, **row)
         variances = np.asarray(grid.integrate(p * jnp.moveaxis(grid.points, -1, 0) ** 2))
         total = np.sum(ends**2, axis=1)

@@ -5,7 +5,6 @@ measures.  The verdict of a row follows from its numbers by `verdict` below and 
 """
 
 import argparse
-import inspect
 import json
 import math
 import time
@@ -60,8 +59,8 @@ class Row(NamedTuple):
 class Study:
     """The rows and the figure of one study."""
 
-    def __init__(self, name: str, title: str, about: str):
-        self.name, self.title, self.about = name, title, about
+    def __init__(self, name: str):
+        self.name = name
         self.rows: list[Row] = []
         self.picture: Figure | None = None
 
@@ -77,10 +76,10 @@ class Study:
         tolerance: float = 0.0,
     ) -> str:
         """Record a comparison: `error` is one standard error of the measurement, `tolerance` a share of `predicted`."""
-        numbers = [float(x) for x in (predicted, measured, error)]
-        found = verdict(*numbers, tolerance)
-        self.rows.append(Row(equation, source, setting, *numbers, tolerance, found))
-        return found
+        forecast, found, bar = float(predicted), float(measured), float(error)
+        outcome = verdict(forecast, found, bar, tolerance)
+        self.rows.append(Row(equation, source, setting, forecast, found, bar, tolerance, outcome))
+        return outcome
 
     def figure(self, panels: int = 1) -> Any:
         """Axes to draw on, an array of them for several panels."""
@@ -92,16 +91,7 @@ class Study:
 
     def record(self) -> dict[str, Any]:
         """What is kept of a run, ready for JSON."""
-        rows = [row._asdict() for row in self.rows]
-        return {"name": self.name, "title": self.title, "about": self.about, "rows": rows}
-
-
-def perform(module: Any, name: str) -> Study:
-    """Run a study's module: its title and text are the lines of its docstring."""
-    title, _, about = inspect.getdoc(module).partition("\n")
-    study = Study(name, title.strip().rstrip("."), about.strip())
-    module.run(study)
-    return study
+        return {"name": self.name, "rows": [row._asdict() for row in self.rows]}
 
 
 def main(file: str) -> None:
@@ -112,7 +102,8 @@ def main(file: str) -> None:
     start = time.perf_counter()
     import __main__
 
-    study = perform(__main__, Path(file).stem)
+    study = Study(Path(file).stem)
+    __main__.run(study)
     seconds = round(time.perf_counter() - start)
     for row in study.rows:
         print(f"{row.setting:60.60} {row.predicted:12.5g} {row.measured:12.5g} ± {row.error:<10.2g} {row.verdict}")
@@ -146,8 +137,8 @@ def first_passages(
 ) -> Passages:
     """Mean number of SGD steps from `start` until `reached(x)`, over walkers that go back to the start each time.
 
-    `step(x, noise)` moves all walkers, an array `(walkers,)`, by one step with standard normal `noise`.  The estimate is
-    all steps over all passages; what is cut off at the end cancels where passages are nearly exponential.
+    `step(x, noise)` moves all walkers, an array `(walkers,)`, by one step with standard normal `noise`.  The estimate
+    is all steps over all passages; what is cut off at the end cancels where passages are nearly exponential.
     """
     x0 = jnp.full((walkers,), start)
 

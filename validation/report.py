@@ -1,5 +1,6 @@
 """Write README.md from the recorded results: the table of verdicts, then each study with its figure."""
 
+import ast
 import json
 from collections import Counter
 
@@ -13,6 +14,12 @@ def records() -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
 
 
+def words(name: str) -> tuple[str, str]:
+    """Title and text of a study: the docstring of its script."""
+    title, _, about = (ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text())) or "").partition("\n")
+    return title.rstrip("."), about.strip()
+
+
 def number(x: float) -> str:
     return f"{x:.4g}"
 
@@ -23,7 +30,9 @@ def line(record: dict, row: dict) -> str:
     tolerance = f"{100 * row['tolerance']:g} %" if row["tolerance"] else "3 errors"
     verdict = row["verdict"] if row["verdict"] == "holds" else f"**{row['verdict']}**"
     study = f"[{record['name'][:2]}](#{record['name']})"
-    cells = (study, row["equation"], row["source"], row["setting"], number(row["predicted"]))
+    # A bar would end the cell.
+    equation = row["equation"].replace("|", r"\vert ")
+    cells = (study, equation, row["source"], row["setting"], number(row["predicted"]))
     return "| " + " | ".join((*cells, number(row["measured"]), error, tolerance, verdict)) + " |"
 
 
@@ -37,8 +46,8 @@ def text() -> str:
         "Each row compares what an equation predicts with what runs of discrete SGD gave. The rule is fixed in "
         "`_study.py` before any run: a row **holds** if the two differ by no more than three standard errors of the "
         "measurement, or by no more than the tolerance stated in the study; otherwise it **fails**. It is "
-        "**undecided** where the error bar is so wide that nothing could have failed. Rows that carry an equation beyond "
-        "its range are there on purpose: they say how far it is off.",
+        "**undecided** where the error bar is so wide that nothing could have failed. Rows that carry an equation "
+        "beyond its range are there on purpose: they say how far it is off.",
         f"Of {sum(counts.values())} rows {counts['holds']} hold, {counts['fails']} fail, "
         f"{counts['undecided']} are undecided.",
         "\n".join(
@@ -47,10 +56,13 @@ def text() -> str:
         ),
     ]
     for record in found:
-        parts += [f'<a id="{record["name"]}"></a>', f"## {record['name'][:2]}. {record['title']}", record["about"]]
-        if (FIGURES / f"{record['name']}.png").exists():
-            parts.append(f"![{record['title']}](../docs/figures/validation/{record['name']}.png)")
-        parts.append(f"`python validation/{record['name']}.py`, {record['seconds']} s on one core.")
+        name, (title, about) = record["name"], words(record["name"])
+        parts += [f'<a id="{name}"></a>', f"## {name[:2]}. {title}", about]
+        if (FIGURES / f"{name}.png").exists():
+            parts.append(f"![{title}](../docs/figures/validation/{name}.png)")
+        parts.append(
+            f"`python validation/{name}.py`, {record['seconds']} s of wall time when recorded, on a machine with other work."
+        )
     return "\n\n".join(parts) + "\n"
 
 

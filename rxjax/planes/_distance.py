@@ -39,8 +39,8 @@ def density_distance(
 ) -> DensityDistance:
     r"""The distance between a density on a grid and a sample of independent points, with its sampling error.
 
-    - `"l1"`: $\sum_i |P_i - f_i|$ over blocks of cells, with $f_i$ the share of the points; from 0 to 2.  Points off the
-        grid count in full.
+    - `"l1"`: $\sum_i |P_i - f_i|$ over blocks of cells, with $f_i$ the share of the points; from 0 to 2.  Points off
+        the grid count in full.
     - `"wasserstein"`: $\int |F - F_n|\,dx$, the mean distance that mass must move, in units of the coordinates; in
         several dimensions the mean of it over projections on random directions (sliced).
 

@@ -93,8 +93,8 @@ def measure_plane(
     **Arguments:**
 
     - `landscape`: from `rx.landscapes.plane` or `plane_through`, with ORTHONORMAL directions ([`orthonormal`][]).
-    - `example_loss`: `example_loss(params, example) -> ()`, the loss of one example.  A penalty on the weights, in it or
-        left out, is no noise.
+    - `example_loss`: `example_loss(params, example) -> ()`, the loss of one example.  A penalty on the weights, in it
+        or left out, is no noise.
     - `data`: a PyTree of arrays with the examples along the first axis.
     - `shape`: points of the lattice along each axis, one number or one an axis, two or more.
     - `bounds`: `(k, 2)`; those of the landscape if not given.
