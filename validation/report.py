@@ -60,9 +60,8 @@ def text() -> str:
         parts += [f'<a id="{name}"></a>', f"## {name[:2]}. {title}", about]
         if (FIGURES / f"{name}.png").exists():
             parts.append(f"![{title}](../docs/figures/validation/{name}.png)")
-        parts.append(
-            f"`python validation/{name}.py`, {record['seconds']} s of wall time when recorded, on a machine with other work."
-        )
+        time = f"{record['seconds']} s of wall time when recorded, on a busy machine"
+        parts.append(f"`python validation/{name}.py`, {time}.")
     return "\n\n".join(parts) + "\n"
 
 
