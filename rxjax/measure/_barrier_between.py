@@ -191,12 +191,14 @@ def _measured(
     start = _Band(points, at_rest(points, time), straight, two, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
     goes_on = lambda band: (band.steps < steps) & (band.residual > tolerance)
     end = jax.lax.while_loop(goes_on, relax, start)
-    losses = jnp.concatenate([straight[:1], values(end.points[1:-1])[0], straight[-1:]])
+    halfway = (end.points[1:] + end.points[:-1]) / 2
+    final = jax.lax.map(loss, jnp.concatenate([end.points, halfway]))
+    losses, between = final[:images], final[images:]
     moved = jnp.linalg.norm(jnp.diff(end.points, axis=0), axis=1)
     path = PathBetween(
         heights=jnp.max(losses) - losses[jnp.array([0, -1])],
         losses=losses,
-        between=jax.lax.map(loss, (end.points[1:] + end.points[:-1]) / 2),
+        between=between,
         straight=straight,
         lengths=jnp.concatenate([jnp.zeros_like(moved[:1]), jnp.cumsum(moved)]),
         highest=jnp.argmax(losses),
