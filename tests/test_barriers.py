@@ -53,6 +53,7 @@ def test_muller_brown(muller_brown, barriers, method):
     assert found.stats["candidates"] - lost >= 2
 
 
+@pytest.mark.slow
 def test_styblinski_tang_in_three_dimensions():
     """8 minima, 12 saddles that flip one coordinate each, 24 heights: 12 of 25.2251 and 12 of 39.3618."""
     landscape = rx.landscapes.StyblinskiTang(3)

@@ -155,6 +155,7 @@ def test_a_closed_folder_is_said(monkeypatch):
     assert done.exit_code == 2 and "must be a folder that can be written" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_digits_plane_in_small(monkeypatch, tmp_path):
     """Training lowers the loss, the plane holds its solutions, the noise is that of single examples."""
     from rxjax import _digits

@@ -131,6 +131,7 @@ def sample_fields(keys):
     return jax.lax.map(lambda key: jax.vmap(field(key))(at), keys)
 
 
+@pytest.mark.slow
 def test_random_fields_have_rice_minima():
     """sqrt(3) / (2 pi l) per unit length within 2 %, and the law of their energies (case 30)."""
     values = np.asarray(sample_fields(jr.split(jr.key(1), 1500)))

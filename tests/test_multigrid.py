@@ -78,6 +78,7 @@ def test_coarser_grids_keep_mass_and_the_gibbs_law():
     assert [one.loss.shape for one in levels.grids] == [(23, 18), (12, 9)] and levels.coarsest == (6, 5)
 
 
+@pytest.mark.slow
 def test_low_temperature_is_right_or_reported():
     """Over 34 kT every passage time to 1e-9 of itself; over 100 kT an outcome, no number."""
     grid = rxs.Grid(-2.0, 2.0, (40, 36))

@@ -46,6 +46,7 @@ def test_langevin_has_the_density_of_fokker_planck():
     assert means[1] - means[0] > 0.03 and means[2] - means[1] > 0.03
 
 
+@pytest.mark.slow
 def test_langevin_in_two_dimensions():
     """A degenerate tensor, a gradient drift with a tensor mobility, time dependence; the key decides the path."""
     tensor = jnp.array([[0.5, 0.5], [0.5, 0.5]])

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import rxjax as rx
 
@@ -38,6 +39,7 @@ def simulated(learning_rate, batch_size, key):
     return {"time": learning_rate * jnp.mean(steps.astype(float))}
 
 
+@pytest.mark.slow
 def test_time_is_constant_along_lines_of_constant_noise_scale():
     ratio, batches = 0.0035, np.array([2.0, 4.0, 5.0, 30.0])
     axes: dict[str, Any] = dict(learning_rate=ratio * batches, batch_size=batches)

@@ -56,6 +56,7 @@ def killed(folder, stop):
     return run
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_last_bit(tmp_path):
     run = killed("killed", signal.SIGKILL)
     whole = rxjax(*RUN, "--out", "whole")
