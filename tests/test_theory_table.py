@@ -41,7 +41,7 @@ def test_rows_are_filled_and_every_equation_has_one():
 
 def test_every_public_name_of_the_theory_is_in_the_table():
     expected = {f"rx.{name}" for name in public_names("") - PICTURES}
-    for package in ("proposals", "quantization", "measure"):
+    for package in ("proposals", "quantization", "measure", "planes"):
         expected |= {f"rx.{package}.{name}" for name in public_names(package)}
     named = {name for row in rows() for name in re.findall(r"`(rx\.[\w.]+)`", row["function"])}
     remedy = "Add a row to docs/theory.md, or its module to NOT_THEORY where it is no part of the theory."
