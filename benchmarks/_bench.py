@@ -26,6 +26,19 @@ def median_seconds(f: Callable, repeats: int = 5) -> float:
     return statistics.median(times)
 
 
+def alternating(first: Callable, second: Callable, repeats: int) -> list[float]:
+    """Median seconds of two JAX programs that take turns, so that a change of the machine's pace meets both."""
+    import jax
+
+    times: list[list[float]] = [[], []]
+    for _ in range(repeats):
+        for kept, f in zip(times, (first, second), strict=True):
+            start = time.perf_counter()
+            jax.block_until_ready(f())
+            kept.append(time.perf_counter() - start)
+    return [statistics.median(t) for t in times]
+
+
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table, padded to read as text."""
     widths = [max(len(str(r[i])) for r in [header, *rows]) for i in range(len(header))]

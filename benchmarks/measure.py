@@ -6,12 +6,11 @@ is divided by that of one gradient of the same batch, `jit(grad(loss))`, the two
 arguments and results.
 """
 
-from _bench import one_core, table, write
+from _bench import alternating, one_core, table, write
 
 one_core()
 
 import argparse  # noqa: E402
-import statistics  # noqa: E402
 import time  # noqa: E402
 
 import equinox as eqx  # noqa: E402
@@ -36,17 +35,6 @@ def perceptron(sizes):
     keys = jax.random.split(jax.random.key(0), len(sizes) - 1)
     layer = lambda key, n, m: (jax.random.normal(key, (n, m)) / n**0.5, jnp.zeros(m))
     return [layer(*x) for x in zip(keys, sizes[:-1], sizes[1:], strict=True)]
-
-
-def alternating(first, second, repeats):
-    """Median seconds of two programs that take turns, so that a change of the machine's pace meets both."""
-    times = [[], []]
-    for _ in range(repeats):
-        for kept, f in zip(times, (first, second), strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(f())
-            kept.append(time.perf_counter() - start)
-    return [statistics.median(t) for t in times]
 
 
 def measurements(batch, count):

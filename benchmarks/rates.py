@@ -5,13 +5,11 @@ array of that shape.  (b) Total rate and flow over 64 updates, reduced inside th
 whole grids in place; the extra memory is the compiled program's own account, in units of one grid.
 """
 
-from _bench import median_seconds, one_core, table, write
+from _bench import alternating, median_seconds, one_core, table, write
 
 one_core()
 
 import argparse  # noqa: E402
-import statistics  # noqa: E402
-import time  # noqa: E402
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -53,17 +51,6 @@ CASES = [
 def ring(number, radius):
     angles = 2 * np.pi * (np.arange(number) + 0.5) / number
     return radius * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
-
-
-def alternating(first, second, repeats):
-    """Median seconds of two programs that take turns, so that a change of the machine's pace meets both."""
-    times = [[], []]
-    for _ in range(repeats):
-        for kept, f in zip(times, (first, second), strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(f())
-            kept.append(time.perf_counter() - start)
-    return [statistics.median(t) for t in times]
 
 
 def fill_row(name, landscape, bounds, temperature, least, size):

@@ -124,9 +124,9 @@ def compare(study, kinds):
         study.row(r"committor $W^\top q = 0$", "E and Vanden-Eijnden 2006", words, **row)
         words = f"{name}, 1 - leak: share of the squared motion on the plane"
         seen = 1 - float(real.leak[-1])
-        squares = np.sum(ends**2, axis=1), np.asarray(real.moved[-1]) ** 2
+        whole = np.asarray(real.moved[-1]) ** 2
         again = np.random.default_rng(0).integers(0, RUNS, (300, RUNS))
-        error = np.std(squares[0][again].sum(axis=1) / squares[1][again].sum(axis=1))
+        error = np.std(total[again].sum(axis=1) / whole[again].sum(axis=1))
         row = dict(predicted=1.0, measured=seen, error=error)
         study.row("the plane holds all motion", "assumption of the slice", words, **row)
         cells = np.asarray(p).T
