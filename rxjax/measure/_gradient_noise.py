@@ -13,7 +13,7 @@ from ..landscapes._trees import match
 from ._curvature import flat_loss, flat_values, moving_part, shaped_like
 from ._estimate import Estimate
 from ._scatter import LowRank, Scatter
-from ._units import Moments, Population, noise_and_signal, population
+from ._units import Moments, Population, grouping_variance, noise_and_signal, population
 
 
 class GradientNoise(eqx.Module):
@@ -59,7 +59,9 @@ def gradient_noise(
       |G|^2 \approx |\bar g|^2 - \frac{\mathrm{tr}\,\Sigma_1}{b n}.$$
 
     Standard errors are those of the jackknife over units (the one of $|G|^2$ is too large by up to the root of two
-    where the noise hides the gradient).
+    where the noise hides the gradient).  Out of a finite data set their variance goes with the share that was not
+    seen, but for the part of it that comes of which examples share a micro-batch, $2\,\mathrm{tr}\,C^2$ of a
+    micro-batch's covariance $C$ over the number of them: the one error left where the micro-batches are all the data.
 
     **Arguments:**
 
@@ -70,18 +72,21 @@ def gradient_noise(
         - `"per_example"`: two passes over single examples, `chunk_size` gradients in memory at a time.  The most
           precise; the cost is one gradient of the batch and one gradient of each example by itself.
         - `"micro_batches"`: one pass over micro-batches of `micro_batch_size`, all of whose gradients are kept in
-          memory; the cost is one gradient of the batch.  It equals the two-batch formula of
-          [`noise_from_two_batches`][] averaged over all small batches within the large one.
+          memory; the cost is one gradient of the batch, and `"without_replacement"` the products of every two of
+          them.  It equals the two-batch formula of [`noise_from_two_batches`][] averaged over all small batches
+          within the large one.
     - `micro_batch_size`: $b$, which must divide the batch, leaving two micro-batches at least.
-      They are taken as the examples lie: shuffle data that lie in blocks of like ones, or the noise is too large.
+      They are taken as the examples lie: shuffle data that lie in blocks of like ones, or the noise is too large and
+      its error too small.
     - `chunk_size`: single gradients held at a time.
     - `sampling`: how the examples came out of the data.  `"with_replacement"` for independent draws, fresh data too;
       `"without_replacement"` out of `dataset_size` examples, which includes the batches of one epoch and the whole
-      data set (then the errors are zero, and $\Sigma_1$ has the normalisation $1/N$).
+      data set (then the errors are zero, but for the grouping into micro-batches, and $\Sigma_1$ has the
+      normalisation $1/N$).
     - `dataset_size`: $N$.
     - `diagonal`: return the variance of each entry too; one more tree like the parameters.
     - `rank`: return that many of the largest eigenpairs of $\Sigma_1$, through the Gram matrix of the centred
-      gradients.  From single examples the eigenpairs are merged chunk by chunk, with `2 rank + 8` vectors in memory.
+      gradients.  From single examples the eigenpairs are merged chunk by chunk, with `2 rank + 24` vectors in memory.
     - `directions`: PyTrees like the parameters, of any length; return the covariance along them, as on a plane.
 
     **Returns:** a [`GradientNoise`][], in the units of a squared gradient, summed in float32 at least.
@@ -166,8 +171,11 @@ def _measured(
     else:
         scatter = Scatter.zero(origin, diagonal, along, rank)
         gradients = micro_gradients(loss_fn, params, batch, drawn.size)
+        apart = gradients - jnp.mean(gradients, axis=0)[None, :]
         moments = moments_of(gradients)
-        scatter = scatter.plus(gradients - jnp.mean(gradients, axis=0)[None, :], along)
+        if drawn.examples is not None:
+            moments = moments._replace(grouping=grouping_variance(apart, drawn.size))
+        scatter = scatter.plus(apart, along)
     share = 1.0 if drawn.examples is None else (drawn.examples - 1) / drawn.examples
     scale = jnp.asarray(drawn.size * share / (units - 1)).astype(origin.dtype)
     return GradientNoise(
