@@ -189,7 +189,8 @@ def test_both_orders_of_elimination_solve_the_system(n, periodic):
 
     @jax.jit
     def run():
-        solve = sweeps.implicit(rates, tau, sweeps.step_factor(rates, tau))
+        step = AxisRates(tau * up, tau * down, periodic)
+        solve = sweeps.implicit(step, sweeps.step_factor(step))
         x = solve(d)
         (xt,) = jax.linear_transpose(solve, d)(g)
         pivots = sweeps._scan_pivots(up, down, loss)

@@ -39,30 +39,39 @@ def _scan_pivots(up: Array, down: Array, loss: Array) -> Array:
 def _scan_solve(up: Array, down: Array, inverse: Array, d: Array) -> Array:
     n = d.shape[0]
 
-    # In place, on one buffer: the sweeps are bound by memory.
-    def ascend(i, s):
-        return s.at[i].set(_row(inverse, i) * (_row(s, i) + _row(up, i - 1) * _row(s, i - 1)))
+    # In place, on one buffer: the sweeps are bound by memory.  The row just made is carried, not read again.
+    def ascend(i, carry):
+        s, below = carry
+        here = _row(inverse, i) * (_row(s, i) + _row(up, i - 1) * below)
+        return s.at[i].set(here), here
 
-    def descend(k, x):
+    def descend(k, carry):
+        x, above = carry
         i = n - 2 - k
-        return x.at[i].set(_row(x, i) + _row(inverse, i) * _row(down, i + 1) * _row(x, i + 1))
+        here = _row(x, i) + _row(inverse, i) * _row(down, i + 1) * above
+        return x.at[i].set(here), here
 
-    s = lax.fori_loop(1, n, ascend, d.at[0].multiply(inverse[0]))
-    return lax.fori_loop(0, n - 1, descend, s)
+    s = d.at[0].multiply(inverse[0])
+    return lax.fori_loop(0, n - 1, descend, lax.fori_loop(1, n, ascend, (s, s[0])))[0]
 
 
 def _scan_transpose(up: Array, down: Array, inverse: Array, g: Array) -> Array:
     n = g.shape[0]
 
-    def ascend(i, z):
-        return z.at[i].set(_row(z, i) + _row(inverse, i - 1) * _row(down, i) * _row(z, i - 1))
+    def ascend(i, carry):
+        z, below = carry
+        here = _row(z, i) + _row(inverse, i - 1) * _row(down, i) * below
+        return z.at[i].set(here), here
 
-    def descend(k, w):
+    def descend(k, carry):
+        w, above = carry
         i = n - 2 - k
-        return w.at[i].set(_row(inverse, i) * (_row(w, i) + _row(up, i) * _row(w, i + 1)))
+        here = _row(inverse, i) * (_row(w, i) + _row(up, i) * above)
+        return w.at[i].set(here), here
 
-    z = lax.fori_loop(1, n, ascend, g)
-    return lax.fori_loop(0, n - 1, descend, z.at[-1].multiply(inverse[-1]))
+    z, last = lax.fori_loop(1, n, ascend, (g, g[0]))
+    last = last * inverse[-1]
+    return lax.fori_loop(0, n - 1, descend, (z.at[-1].set(last), last))[0]
 
 
 def _lanes_last(solve: Callable[..., Array]) -> Callable[..., Array]:
@@ -146,6 +155,10 @@ class Chain(eqx.Module):
         args = (self.up, self.down, self.pivots, g)
         return lax.platform_dependent(*args, cpu=_lanes_last(_scan_transpose), default=_reduction_transpose)
 
+    def member(self, k: int) -> "Chain":
+        """The factor of one of the systems that lie along the axis behind the cells."""
+        return Chain(self.up[:, k], self.down[:, k], self.pivots[:, k])
+
 
 class Ring(eqx.Module):
     """The factor of a ring: the last cell is eliminated last, and closes the chain with a rank-one correction."""
@@ -163,6 +176,10 @@ class Ring(eqx.Module):
     def transpose_solve(self, g: Inexact[Array, "n *rest"]) -> Inexact[Array, "n *rest"]:
         last = ((g[-1] + jnp.sum(self.spread * g[:-1], axis=0)) / self.pivot)[None]
         return jnp.concatenate([self.chain.transpose_solve(g[:-1] + self.to_last * last), last])
+
+    def member(self, k: int) -> "Ring":
+        """The factor of one of the systems that lie along the axis behind the cells."""
+        return Ring(self.chain.member(k), self.to_last[:, k], self.spread[:, k], self.pivot[k])
 
 
 def _chain(up: Array, down: Array, loss: Array) -> Chain:
@@ -186,29 +203,24 @@ def factor(
     return Ring(chain, to_last, spread, loss[-1] + jnp.sum(loss[:-1] * spread, axis=0))
 
 
-def step_factor(rates: AxisRates, tau: Float[Array, ""]) -> Chain | Ring:
-    """The factor of `I - tau W` along one axis."""
-    up, down = lax.stop_gradient((tau * rates.up, tau * rates.down))
+def step_factor(rates: AxisRates) -> Chain | Ring:
+    """The factor of `I - W` along one axis; `rates` hold the step's length already."""
+    up, down = lax.stop_gradient((rates.up, rates.down))
     return factor(up, down, jnp.ones_like(up), rates.periodic)
 
 
-def implicit(rates: AxisRates, tau: Float[Array, ""], factored: Chain | Ring | None = None) -> Callable[[Array], Array]:
-    """`d -> (I - tau W)^-1 d` along one axis, sweep axis first, with the factor of the same `rates` and `tau`.
+def implicit(rates: AxisRates, factored: Chain | Ring) -> Callable[[Array], Array]:
+    """`d -> (I - W)^-1 d` along one axis, sweep axis first, with the factor of the same `rates`.
 
-    Derivatives with respect to `d`, the rates and `tau` come from one solve with the (transposed) factor.
+    Derivatives with respect to `d` and the rates come from one solve with the (transposed) factor.
     """
-
-    made = step_factor(rates, tau) if factored is None else factored
-
-    def matvec(p):
-        return p - tau * rates.apply(p)
 
     def apply(d: Float[Array, "n *rest"]) -> Float[Array, "n *rest"]:
         return lax.custom_linear_solve(
-            matvec,
+            lambda p: p - rates.apply(p),
             d,
-            solve=lambda _, b: made.solve(b),
-            transpose_solve=lambda _, b: made.transpose_solve(b),
+            solve=lambda _, b: factored.solve(b),
+            transpose_solve=lambda _, b: factored.transpose_solve(b),
         )
 
     return apply

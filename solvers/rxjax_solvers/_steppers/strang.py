@@ -5,14 +5,16 @@ from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from .._diagonals import Lines
+from .._face_rates import AxisRates
 from .._fokker_planck import FokkerPlanck
 from .._generator import GeneratorTerm
-from .._sweeps import implicit, step_factor
+from .._sweeps import Chain, Ring, implicit, step_factor
 
 # SDIRK2 (Alexander 1977): R(z) = (1 + (1 - 2g) z) / (1 - g z)^2 with g = 1 - 1/sqrt(2) is L-stable and second order.
 _GAMMA = 1 - 2**-0.5
@@ -99,22 +101,19 @@ class Strang(diffrax.AbstractAdaptiveSolver):
                 "Argument `method` must not be Strang() for this generator, which has no axes to split: it is a "
                 f"{type(generator).__name__}.  Use Uniformization()."
             )
+        # The midpoint's generator serves a whole splitting: the exponential midpoint rule, second order.
         if generator.time_dependent:
-            # The midpoint's generator serves a whole splitting: the exponential midpoint rule, second order.
-            times = (t0 + share * (t1 - t0) for share in (0.25, 0.5, 0.75))
-            all_lines = [generator.at(t).lines() for t in times]
-            dim = len(all_lines[0])
-            first, full, second = (_relaxations(lines, h) for lines in all_lines)
-            raw = _splitting(second, _splitting(first, y0, dim, 0.5), dim, 0.5)
+            whole, first, second = (generator.at(t0 + share * (t1 - t0)).lines() for share in (0.5, 0.25, 0.75))
         else:
-            lines = generator.lines()
-            dim = len(lines)
-            full = _relaxations(lines, h)
-            # A loop over the two halves compiles half as much as writing both out.
-            halves = _factored(full, dim, 0.5)
-            raw, _ = lax.scan(lambda p, _: (_splitting(halves, p, dim, 0.5), None), y0, length=2)
+            whole = first = second = generator.lines()
+        # The whole step and its first half run side by side: one sweep over both costs less than two.
+        pair = _relaxations(whole, first, h)
+        both = _splitting(pair, jnp.stack([y0, y0], axis=1))
+        # Without time the second half has the factors of the first.
+        half = _relaxations(second, None, h / 2) if generator.time_dependent else [relax.second() for relax in pair]
+        raw = _splitting(half, both[:, 1])
         # Both lack a term in h^3, one four times that of the other: third order without it.
-        error = (_splitting(full, y0, dim, 1.0) - raw) / 3
+        error = (both[:, 0] - raw) / 3
         closed = all("absorbing" not in sides for sides in generator.grid.boundary)
         total = jnp.sum(y0) if closed else jnp.maximum(jnp.sum(raw - error), 0)
         y1, moved = _lift(raw - error, jnp.maximum(raw, 0) / 2, total)
@@ -127,49 +126,51 @@ class Strang(diffrax.AbstractAdaptiveSolver):
         return y1, lax.stop_gradient(error), dense_info, state, diffrax.RESULTS.successful
 
 
-def _relaxations(lines: Sequence[Lines], h) -> Callable[[int, float], Callable[[Array], Array]]:
-    """`(k, fraction) -> SDIRK2` of length `fraction * h` along `lines[k]`; each factored once, when first used."""
-    made: dict[tuple[int, float], Callable] = {}
+class _Relaxation(eqx.Module):
+    """SDIRK2 along the lines of one axis: of one length, or of two side by side on the axis behind the cells."""
 
-    def relax(axis: int, fraction: float):
-        if (axis, fraction) not in made:
-            tau = _GAMMA * fraction * h
-            made[axis, fraction] = implicit(lines[axis].rates, tau, step_factor(lines[axis].rates, tau))
-        sweep = made[axis, fraction]
+    lines: Lines
+    rates: AxisRates
+    factor: Chain | Ring
+    paired: bool = eqx.field(static=True)
 
-        def apply(p):
-            p = lines[axis].enter(p)
+    def __call__(self, p: Array) -> Array:
+        enter, leave = self.lines.enter, self.lines.leave
+        if self.paired:
+            enter, leave = jax.vmap(enter, 1, 1), jax.vmap(leave, 1, 1)
+        sweep = implicit(self.rates, self.factor)
+        p = enter(p)
 
-            # R(z) = ((1 - g) s^2 - (1 - 2g) s)/g with s = 1/(1 - g z), and g = 1 - 1/sqrt(2).
-            def once(carry, weight):
-                p, total = carry
-                p = sweep(p)
-                return (p, total + weight * p), None
+        # R(z) = s ((1 - g) s - (1 - 2g))/g with s = 1/(1 - g z), and g = 1 - 1/sqrt(2).
+        def once(swept, share):
+            return sweep(share * swept + (1 - share) * p), None
 
-            # A loop over the two sweeps compiles half as much as writing both out.
-            weights = jnp.asarray([-(2**0.5), 1 + 2**0.5], p.dtype)
-            (_, total), _ = lax.scan(once, (p, jnp.zeros_like(p)), weights)
-            return lines[axis].leave(total)
+        # A loop over the two sweeps compiles half as much as writing both out, and keeps transposes out of them.
+        return leave(lax.scan(once, p, jnp.asarray([1, 1 + 2**0.5], p.dtype))[0])
 
-        return apply
-
-    return relax
-
-
-def _factored(relax, dim: int, fraction: float):
-    """`relax` with everything that a splitting of this length needs factored now, outside any loop."""
-    for axis in range(dim):
-        relax(axis, fraction / 2 if axis < dim - 1 else fraction)
-    return relax
+    def second(self) -> "_Relaxation":
+        """The second of the two lengths alone."""
+        rates = AxisRates(self.rates.up[:, 1], self.rates.down[:, 1], self.rates.periodic)
+        return _Relaxation(self.lines, rates, self.factor.member(1), False)
 
 
-def _splitting(relax, p: Array, dim: int, fraction: float) -> Array:
-    outer = range(dim - 1)
-    for axis in outer:
-        p = relax(axis, fraction / 2)(p)
-    p = relax(dim - 1, fraction)(p)
-    for axis in reversed(outer):
-        p = relax(axis, fraction / 2)(p)
+def _relaxations(lines: Sequence[Lines], beside: Sequence[Lines] | None, h) -> list[_Relaxation]:
+    """What a splitting of length `h` needs for each axis, and beside it one of length `h/2` over other lines."""
+    made = []
+    for k, line in enumerate(lines):
+        tau = _GAMMA * h * (0.5 if k < len(lines) - 1 else 1)
+        rates = jax.tree.map(lambda a, tau=tau: tau * a, line.rates)
+        if beside is not None:
+            stack = lambda a, b, tau=tau: jnp.stack([a, tau / 2 * b], axis=1)
+            rates = jax.tree.map(stack, rates, beside[k].rates)
+        made.append(_Relaxation(line, rates, step_factor(rates), beside is not None))
+    return made
+
+
+def _splitting(relaxations: Sequence[_Relaxation], p: Array) -> Array:
+    *outer, last = relaxations
+    for relax in (*outer, last, *reversed(outer)):
+        p = relax(p)
     return p
 
 
