@@ -1,10 +1,11 @@
-# make demo | test | test-all | lint | bench | validation | clean.  Each sets up .venv by itself: with uv where it is found, else with venv and pip.
+# make demo | test | test-all | lint | bench | validation | docs | look | clean.  Each sets up .venv by itself: with uv where it is found, else with venv and pip.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+DOCS := .venv/.docs
 JOBS ?= 2
 
-.PHONY: help demo test test-all test-floors lint bench validation clean
+.PHONY: help demo test test-all test-floors lint bench validation docs look clean
 help:
 	@echo "make demo      a density flowing over a double well and over a real network's plane, into out/"
 	@echo "make test      the test suite"
@@ -13,10 +14,16 @@ help:
 	@echo "make lint      ruff and pyright"
 	@echo "make bench     the benchmark tables (minutes)"
 	@echo "make validation  theory against real SGD: all studies, their figures and table (20 minutes)"
+	@echo "make docs      the documentation site, into site/; any warning and any broken link is an error"
+	@echo "make look      its main pages in headless Chromium, screenshots into out/look"
 
 $(STAMP): pyproject.toml
 	@sh .ci/setup "$(PYTHON)"
 	@touch $(STAMP)
+
+$(DOCS): pyproject.toml $(STAMP)
+	@sh .ci/setup "$(PYTHON)" docs
+	@touch $(DOCS)
 
 demo: $(STAMP)
 	$(BIN)/rxjax flow double-well --out out --animation
@@ -53,5 +60,13 @@ validation: $(STAMP)
 	for study in validation/[0-9]*.py; do $(BIN)/python $$study || exit 1; done
 	$(BIN)/python validation/report.py
 
+# The switch silences a note of the theme's makers about the future of MkDocs.
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	$(BIN)/python docs/tools/links.py site
+
+look: docs
+	$(BIN)/python docs/tools/look.py site out/look
+
 clean:
-	rm -rf .venv .venv-floors out .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf .venv .venv-floors out site .pytest_cache .ruff_cache .hypothesis dist

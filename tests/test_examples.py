@@ -75,7 +75,9 @@ def test_docstrings(name):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_pages(page, tmp_path, monkeypatch, optimized):
+def test_pages(page, tmp_path, monkeypatch, request):
+    if page.name == "README.md":
+        request.getfixturevalue("optimized")
     monkeypatch.chdir(tmp_path)
     failed, tried = run_examples(page.read_text(), page.name)
     assert tried > 0 and failed == 0

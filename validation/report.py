@@ -32,7 +32,8 @@ def line(record: dict, row: dict) -> str:
     study = f"[{record['name'][:2]}](#{record['name']})"
     # A bar would end the cell.
     equation = row["equation"].replace("|", r"\vert ")
-    cells = (study, equation, row["source"], row["setting"], number(row["predicted"]))
+    setting = row["setting"].replace("|", r"\|")
+    cells = (study, equation, row["source"], setting, number(row["predicted"]))
     return "| " + " | ".join((*cells, number(row["measured"]), error, tolerance, verdict)) + " |"
 
 
