@@ -60,9 +60,9 @@ validation: $(STAMP)
 	for study in validation/[0-9]*.py; do $(BIN)/python $$study || exit 1; done
 	$(BIN)/python validation/report.py
 
-# The switch silences a note of the theme's makers about the future of MkDocs.
+# The switch silences a note of the theme's makers about the future of MkDocs.  (--quiet would silence --strict too.)
 docs: $(DOCS)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python docs/tools/links.py site
 
 look: docs

@@ -1,8 +1,8 @@
 """Look at the built site in headless Chromium: `python docs/tools/look.py site out/look`.
 
-Serves the site to itself, lets nothing else be fetched, opens the main pages, and fails on what a link check cannot see:
+Serves the site to itself, lets nothing else be fetched, opens the main pages, and fails on what no link check can see:
 a script's error, a formula that MathJax refuses, a picture that does not load or is one flat colour, a page without
-text.  Screenshots of the pages are left in the folder for the eye.
+text, a search that finds nothing.  Screenshots of the pages are left in the folder for the eye.
 """
 
 import functools
@@ -64,6 +64,15 @@ def look(page: Page, address: str, shot: Path) -> tuple[list[str], int, int]:
     return faults, len(figures), formulae
 
 
+def search(page: Page, root: str, word: str) -> int:
+    """How many pages the site's own search finds."""
+    page.goto(root + "index.html")
+    page.click("input.md-search__input")
+    page.keyboard.type(word, delay=20)
+    page.wait_for_selector(".md-search-result__item")
+    return page.locator(".md-search-result__item").count()
+
+
 def main(site: Path, out: Path) -> int:
     browser = next((found for name in NAMES if (found := shutil.which(name))), None)
     if browser is None:
@@ -86,6 +95,8 @@ def main(site: Path, out: Path) -> int:
             print(f"{name:36} {figures:3} pictures {formulae:4} formulae  {'; '.join(faults) or 'fine'}")
             failed += bool(faults)
             page.close()
+        found = search(context.new_page(), root, "committor")
+        print(f"the search finds `committor` on {found} pages")
         chromium.close()
     server.shutdown()
     print(f"{len(PAGES)} pages, {failed} with a fault; screenshots in {out}")
