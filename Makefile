@@ -15,7 +15,7 @@ help:
 	@echo "make bench     the benchmark tables (minutes)"
 	@echo "make validation  theory against real SGD: all studies, their figures and table (20 minutes)"
 	@echo "make docs      the documentation site, into site/; any warning and any broken link is an error"
-	@echo "make look      its main pages in headless Chromium, screenshots into out/look"
+	@echo "make look      its pages in headless Chromium, screenshots into out/look"
 
 $(STAMP): pyproject.toml
 	@sh .ci/setup "$(PYTHON)"

@@ -50,7 +50,7 @@ _FLOATS = (
 _INTEGERS = (IntegerFormat("int8", -128, 127), IntegerFormat("int4", -8, 7), IntegerFormat("int2", -2, 1))
 _TABLE: dict[str, FloatFormat | IntegerFormat] = {f.name: f for f in (*_FLOATS, *_INTEGERS)}
 
-FORMATS: tuple[str, ...] = tuple(_TABLE)
+FORMATS: tuple[str, ...] = tuple(_TABLE)  # the names that every `dtype` of this package may take
 
 
 def resolve(dtype: object) -> FloatFormat | IntegerFormat:
