@@ -51,7 +51,7 @@ def _relax(
         def relax(i, state):
             band, pace = state
             energies, gradients = values(band)
-            force = nudged(band, energies, gradients, spring, i > steps // 2)
+            force, _ = nudged(band, energies, gradients, spring, i > steps // 2)
             move, pace = fire(force, pace, time, farthest)
             return band + move, pace
 
@@ -93,8 +93,8 @@ def fire(force: Array, pace: Pace, time: Array, farthest: Array) -> tuple[Array,
     return limit * move, Pace(limit * speed, step, mixing, waited)
 
 
-def nudged(band: Array, energies: Array, gradients: Array, spring: Array, climbs: Array) -> Array:
-    """The force on each image; none on the ends.
+def nudged(band: Array, energies: Array, gradients: Array, spring: Array, climbs: Array) -> tuple[Array, Array]:
+    """The force on each image, with the springs and without them; none on the ends.
 
     Tangents as in Henkelman and Jonsson, J. Chem. Phys. 113, 9978 (2000), eqs. 8 to 11; the climbing image as in
     Henkelman, Uberuaga and Jonsson, J. Chem. Phys. 113, 9901 (2000), eq. 5.
@@ -113,7 +113,8 @@ def nudged(band: Array, energies: Array, gradients: Array, spring: Array, climbs
     slope = gradients[1:-1]
     along = jnp.sum(slope * tangent, axis=1, keepdims=True) * tangent
     stretch = jnp.linalg.norm(ahead, axis=1) - jnp.linalg.norm(behind, axis=1)
-    force = spring * stretch[:, None] * tangent - (slope - along)
     top = jnp.arange(here.shape[0]) == jnp.argmax(here)
-    force = jnp.where((top & climbs)[:, None], 2 * along - slope, force)
-    return jnp.pad(force, ((1, 1), (0, 0)))
+    free = jnp.where((top & climbs)[:, None], 2 * along - slope, along - slope)
+    springs = jnp.where((top & climbs)[:, None], 0, spring * stretch[:, None] * tangent)
+    inside = ((1, 1), (0, 0))
+    return jnp.pad(free + springs, inside), jnp.pad(free, inside)

@@ -176,9 +176,8 @@ def _measured(
         # The higher end is the top of a path without a hump.
         hump = jnp.max(losses) > jnp.maximum(losses[0], losses[-1])
         climbs = band.climbs | (band.steps > steps // 4)
-        free = nudged(points, losses, gradients, jnp.zeros_like(spring), climbs & hump)
+        force, free = nudged(points, losses, gradients, spring, climbs & hump)
         residual = jnp.max(jnp.linalg.norm(free, axis=1)) / jnp.maximum(scale, tiny)
-        force = nudged(points, losses, gradients, spring, climbs & hump)
         move, pace = fire(force, pace, time, farthest)
         done = climbs & (residual <= tolerance)
         climbs = climbs | (residual <= 4 * tolerance)
