@@ -1,5 +1,8 @@
 """Strict numerics for every test: float64, no rank or dtype promotion behind our back."""
 
+import gc
+import os
+
 import jax
 import pytest
 
@@ -12,21 +15,37 @@ def pytest_addoption(parser):
     parser.addoption("--optimize", action="store_true", help="compile all tests with XLA's optimisations, as users do")
 
 
-_UNOPTIMIZED = "jax_disable_most_optimizations"
+_FLAGS = os.environ.get("XLA_FLAGS", "")
+
+
+def _optimize(on):
+    # XLA reads its flags again before each compilation; the environment is also that of programs a test starts.
+    jax.config.update("jax_disable_most_optimizations", not on)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(not on))
+    emitters, parts = ("true", 32) if on else ("false", 1)
+    ours = f"--xla_cpu_use_fusion_emitters={emitters} --xla_cpu_parallel_codegen_split_count={parts}"
+    os.environ["XLA_FLAGS"] = f"--xla_flags_reset=true {ours} {_FLAGS}"
 
 
 def pytest_configure(config):
     # Compiling takes most of the time.  XLA's optimisations are on where rounding under them is the subject, and on the
     # README's page; `make test-all` has them on everywhere.
-    jax.config.update(_UNOPTIMIZED, not config.getoption("--optimize"))
+    _optimize(config.getoption("--optimize"))
 
 
 @pytest.fixture
 def optimized(request):
     """Compile as users do."""
-    jax.config.update(_UNOPTIMIZED, False)
+    _optimize(True)
     yield
-    jax.config.update(_UNOPTIMIZED, not request.config.getoption("--optimize"))
+    _optimize(request.config.getoption("--optimize"))
+
+
+def pytest_collection_finish():
+    # Tracing leaves many objects that stay: Python's own thresholds make it look through them for a tenth of the time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
 
 
 @pytest.fixture

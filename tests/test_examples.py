@@ -87,6 +87,6 @@ def test_pages(page, tmp_path, monkeypatch, request):
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_notebooks(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
-    environment = {**os.environ, "RXJAX_NOTEBOOK_SIZE": "small", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment = {**os.environ, "RXJAX_NOTEBOOK_SIZE": "small"}
     client = nbclient.NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env=environment)
