@@ -9,8 +9,8 @@ import pytest
 import rxjax_solvers as rxs
 from rxjax_solvers._elimination import _gth
 
-# Rounding is the subject here, so these compile as users do.
-pytestmark = pytest.mark.usefixtures("optimized")
+# Where rounding is the subject, compile as users do.
+rounding = pytest.mark.usefixtures("optimized")
 
 CASES = [
     ((30,), "absorbing"),
@@ -61,6 +61,7 @@ def test_solves_both_ways_and_differentiates(shape, boundary):
     np.testing.assert_allclose(slope, (near[0] - 8 * near[1] + 8 * near[2] - near[3]) / (12 * h), rtol=1e-7)
 
 
+@rounding
 @pytest.mark.parametrize("n", [5, 40])
 def test_dense_inverse_keeps_relative_accuracy(n):
     """Losses of 1e-40 beside rates of 1: entries of the inverse near 1e40, each right to rounding."""
@@ -93,6 +94,7 @@ def test_vmap_equals_the_loop_and_the_factor_travels():
     assert jnp.min(again[0]) >= 0
 
 
+@rounding
 def test_float32(float32):
     grid = rxs.Grid(-2.0, 2.0, (8, 6))
     W = rxs.FokkerPlanck.from_potential(lambda x: (x[0] ** 2 - 1) ** 2 + x[1] ** 2, grid, 0.1)
