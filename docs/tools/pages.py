@@ -27,7 +27,7 @@ OUTSIDE = {
 }
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s]+)(\))")
 REFERENCE = re.compile(r'<autoref (?=[^>]*origin="(?P<origin>[^"]+)")(?P<before>[^>]*)identifier="(?P<name>[^"]+)"')
-NAME = re.compile(r"(?<!<a>)<code>rx\.([A-Za-z_.]+)((?:\([^<]*\))?)</code>(?!</a>)")
+NAME = re.compile(r"<code>rx\.([A-Za-z_.]+)(?:\([^<]*\))?</code>")
 ENTRY = re.compile(r"^::: (\S+)$", re.M)
 
 
@@ -39,7 +39,7 @@ def origins() -> dict[str, str]:
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         pages[f"notebooks/{path.stem}.md"] = f"notebooks/{path.name}"
     for path in sorted((ROOT / "docs").rglob("*")):
-        if path.is_file() and path.suffix != ".py":
+        if path.is_file() and "tools" not in path.parts:
             pages[path.relative_to(ROOT / "docs").as_posix()] = path.relative_to(ROOT).as_posix()
     return pages
 
@@ -115,7 +115,7 @@ def on_page_content(html, page, config, files):
         return f'<autoref identifier="{name}">{match[0]}</autoref>' if name else match[0]
 
     html = REFERENCE.sub(resolved, html)
-    # Not inside headings, where it would nest links.
+    # Not inside links, nor headings, which are links in the tables of contents.
     parts = re.split(r"(<h[1-6].*?</h[1-6]>|<a .*?</a>|<autoref .*?</autoref>)", html, flags=re.S)
     return "".join(part if i % 2 else NAME.sub(linked, part) for i, part in enumerate(parts))
 
