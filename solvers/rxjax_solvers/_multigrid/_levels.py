@@ -56,13 +56,15 @@ class Level(eqx.Module):
             x = neighbour(x, axis, step, self.periodic[axis], 0) if step else x
         return x
 
-    def smooth(self, x: Float[Array, "*shape"], b: Float[Array, "*shape"], backward: bool, last: int) -> Array:
-        """Gauss-Seidel over the colours, of which `last` comes last."""
+    def smooth(self, x: Float[Array, "*shape"] | None, b: Float[Array, "*shape"], backward: bool, last: int) -> Array:
+        """Gauss-Seidel over the colours, of which `last` comes last; from zero if no `x` is given."""
 
         def sweep(k, x):
             inverted = lax.dynamic_index_in_dim(self.colours, (k + 1 + last) % 2, 0, keepdims=False)
             return x + inverted * (b - self.apply(x, backward))
 
+        if x is None:
+            return lax.fori_loop(1, 2 * _SWEEPS, sweep, self.colours[(1 + last) % 2] * b)
         return lax.fori_loop(0, 2 * _SWEEPS, sweep, x)
 
 
@@ -101,7 +103,7 @@ class Levels(AbstractApproximation):
             matrix = self.inverted.T if backward else self.inverted
             return jnp.matmul(matrix, b.ravel(), precision=lax.Precision.HIGHEST).reshape(b.shape)
         level, pairings = self.grids[depth], self.pairings[depth]
-        x = level.smooth(jnp.zeros_like(b), b, backward, 1)
+        x = level.smooth(None, b, backward, 1)
         rest = b - level.apply(x, backward)
         for pairing in pairings:
             rest = pairing.restrict(rest, backward)
