@@ -22,7 +22,7 @@ class OptimalRate(eqx.Module):
     - `learning_rate`: the maximiser found between the bounds.
     - `standard_error`: of `learning_rate`, from the finite number of sampled updates; zero for quadrature, and NaN at
       a bound, where there is no maximum to be uncertain about.
-    - `value`: the integral there, in units of $e^{\text{log\_scale}}$ times the loss, for an attempt frequency of 1.
+    - `value`: the integral there, in units of $e^{\mathrm{log\_scale}}$ times the loss, for an attempt frequency of 1.
     - `log_scale`: the logarithm of the largest rate factor met; kept apart, since the factor itself may overflow.
     - `bound`: 0 for a maximum inside the bounds; -1 or 1 where the integral is largest at the lower or the upper one.
     """

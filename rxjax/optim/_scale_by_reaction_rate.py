@@ -40,14 +40,14 @@ def scale_by_reaction_rate(
     Stands where `optax.scale_by_learning_rate` stands, at the end of a chain, and needs no rate.  With the displacement
     $\xi$ of the parameters from their running mean over $w$ steps, the gradient $g$ and the incoming update $u$:
 
-    $$\text{log\_rate} = -\frac{E_a}{T} = -\frac{\langle g, \xi\rangle}{(\eta/2)\,|g||u|}, \qquad
+    $$\mathrm{log\_rate} = -\frac{E_a}{T} = -\frac{\langle g, \xi\rangle}{(\eta/2)\,|g||u|}, \qquad
       \text{gauge} = \sqrt{2w}\; \frac{\mathrm{EMA}(-\langle g, \xi\rangle)}{\mathrm{EMA}(|g||\xi|)}.$$
 
-    For plain SGD ($|u| = |g|$) the first obeys exactly $|\xi+\delta|^2 - |\xi|^2 = 2\eta T(\text{log\_rate} + 1)$ with
+    For plain SGD ($|u| = |g|$) the first obeys exactly $|\xi+\delta|^2 - |\xi|^2 = 2\eta T(\mathrm{log\_rate} + 1)$,
     $T = (\eta/2)|g|^2$ and the step $\delta = -\eta g$: above 0 the drift dominates, 0 is free diffusion, -1 on average
     is thermal equilibrium.  For Adam and momentum it is a gauge, not an identity.  Without the averages,
-    $\text{gauge} = \text{log\_rate} \cdot \eta|u|\sqrt{w/2}/|\xi|$.  The rate $\eta$ is heated while the gauge is above
-    `target` and cooled below it; see [`rate_control`][] for what that is good for.
+    $\mathrm{gauge} = \mathrm{log\_rate} \cdot \eta|u|\sqrt{w/2}/|\xi|$.  The rate $\eta$ is heated while the gauge is
+    above `target` and cooled below it; see [`rate_control`][] for what that is good for.
 
     **Arguments:**
 
