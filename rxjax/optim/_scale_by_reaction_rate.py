@@ -43,9 +43,9 @@ def scale_by_reaction_rate(
     $$\mathrm{log\_rate} = -\frac{E_a}{T} = -\frac{\langle g, \xi\rangle}{(\eta/2)\,|g||u|}, \qquad
       \text{gauge} = \sqrt{2w}\; \frac{\mathrm{EMA}(-\langle g, \xi\rangle)}{\mathrm{EMA}(|g||\xi|)}.$$
 
-    For plain SGD ($|u| = |g|$) the first obeys exactly $|\xi+\delta|^2 - |\xi|^2 = 2\eta T(\mathrm{log\_rate} + 1)$,
-    $T = (\eta/2)|g|^2$ and the step $\delta = -\eta g$: above 0 the drift dominates, 0 is free diffusion, -1 on average
-    is thermal equilibrium.  For Adam and momentum it is a gauge, not an identity.  Without the averages,
+    For plain SGD ($|u| = |g|$) the first obeys exactly $|\xi+\delta|^2 - |\xi|^2 = 2\eta T(\mathrm{log\_rate} + 1)$
+    with $T = (\eta/2)|g|^2$ and the step $\delta = -\eta g$: above 0 the drift dominates, 0 is free diffusion, -1 on
+    average is thermal equilibrium.  For Adam and momentum it is a gauge, not an identity.  Without the averages,
     $\mathrm{gauge} = \mathrm{log\_rate} \cdot \eta|u|\sqrt{w/2}/|\xi|$.  The rate $\eta$ is heated while the gauge is
     above `target` and cooled below it; see [`rate_control`][] for what that is good for.
 
