@@ -134,6 +134,24 @@ def test_gradient_equals_finite_differences():
         np.testing.assert_allclose(gradient[i], slope, rtol=1e-6, atol=1e-8)
 
 
+def test_gradient_through_the_choice_made_inside_jit():
+    source, target = np.array([(i, (i + k) % 8) for i in range(8) for k in (1, 7, 5)]).T
+    rates = 0.2 + jax.random.uniform(jax.random.key(0), source.shape)
+    start = jnp.zeros(8).at[0].set(1.0)
+
+    @jax.jit
+    @jax.value_and_grad
+    def value(a, horizon):
+        W = rxs.MasterEquation.from_edges(source, target, rates**a, 8)
+        ps = rxs.solve(W, start, jnp.stack([jnp.zeros(()), horizon])).ps
+        return ps[-1] @ jnp.arange(8.0)
+
+    for horizon in (0.5, 1e5):
+        slope = value(1.0, horizon)[1]
+        difference = (value(1 + 1e-5, horizon)[0] - value(1 - 1e-5, horizon)[0]) / 2e-5
+        np.testing.assert_allclose(slope, difference, rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_forward_mode_equals_reverse_mode():
     def run(a, adjoint):
