@@ -6,7 +6,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from ..measure import Estimate
@@ -96,23 +95,21 @@ def first_reached(runs: PlaneRuns, source: Callable, target: Callable) -> Estima
     **Returns:** an `Estimate` over the runs that have reached either, with the error of a share (at least that of one
     run more); NaN where none has.
     """
-    hit, decided = _firsts(runs, source, target)
-    n = int(np.sum(decided))
-    if n == 0:
-        nan = jnp.full((), jnp.nan, runs.times.dtype)
-        return Estimate(nan, jnp.full_like(nan, jnp.inf))
-    share = float(np.sum(hit)) / n
-    # Of no or of all hits the plain error would be zero.
-    safe = (share * n + 1) / (n + 2)
-    dtype = runs.times.dtype
-    return Estimate(jnp.asarray(share, dtype), jnp.asarray(np.sqrt(safe * (1 - safe) / n), dtype))
+    return _committed(runs, source, target)
 
 
 @eqx.filter_jit
-def _firsts(runs: PlaneRuns, source: Callable, target: Callable) -> tuple[Array, Array]:
+def _committed(runs: PlaneRuns, source: Callable, target: Callable) -> Estimate:
     back, went_back = _first(runs, source)
     ahead, arrived = _first(runs, target)
-    return arrived & (~went_back | (ahead < back)), arrived | went_back
+    dtype = runs.times.dtype
+    hits = jnp.sum(arrived & (~went_back | (ahead < back))).astype(dtype)
+    n = jnp.sum(arrived | went_back).astype(dtype)
+    # Of no or of all hits the plain error would be zero.
+    safe = (hits + 1) / (n + 2)
+    many = jnp.maximum(n, 1)
+    error = jnp.sqrt(safe * (1 - safe) / many)
+    return Estimate(jnp.where(n > 0, hits / many, jnp.nan), jnp.where(n > 0, error, jnp.inf))
 
 
 def _first(runs: PlaneRuns, there: Callable) -> tuple[Array, Array]:

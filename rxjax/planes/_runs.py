@@ -8,6 +8,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from rxjax_solvers import sgd_ensemble
+from rxjax_solvers._checks import is_traced
 
 from .._hyperparameters import Hyperparameters
 from ..landscapes import PlaneLandscape
@@ -83,6 +84,11 @@ def sgd_on_plane(
 
         ```
     """
+    if is_traced(hyperparameters.batch_size):
+        raise ValueError(
+            "Argument `hyperparameters` must have a batch size that is known while compiling, but it is traced: make "
+            "them outside `jit`."
+        )
     size = int(hyperparameters.batch_size)
     eta, mu = hyperparameters.learning_rate, hyperparameters.momentum
     steps, kept = _ensemble(
