@@ -1,4 +1,4 @@
-"""Run by the battery in a process of its own: every optimizer on eight devices, and the same on one."""
+"""Run by the battery in a process of its own: every optimizer and the monitor on eight devices, and the same on one."""
 
 import os
 
@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from optimizers import OPTIMIZERS, WITH_RATE, compiled, extras, gradient
+
+import rxjax as rx
 
 mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
 whole = {"w": np.linspace(-1, 1, 8 * 256, dtype=np.float32).reshape(8, 256), "b": np.ones(8, np.float32)}
@@ -50,3 +52,42 @@ for name in OPTIMIZERS:
         one, eight = (float(optax.tree.get(s[name][1], "log_rate")) for s in (alone, divided))
         assert one != 0 and abs(one - eight) < 1e-4 * abs(one), (name, one, eight)
     print(name)
+
+
+def squares(params, batch):
+    """A small network; its parameters are whole on every device while it is at work."""
+    if not jax.sharding.get_abstract_mesh().empty:
+        params = jax.tree.map(lambda p: jax.sharding.reshard(p, jax.P()), params)
+    return jnp.mean((jnp.tanh(jnp.matmul(batch, params["a"])) @ params["b"] - batch[:, 0]) ** 2)
+
+
+def watched(params, batch):
+    """Four steps of SGD, the first and the third of them measured with everything that the monitor has."""
+    monitor, optimizer = rx.Monitor(every=2, lanczos_steps=4, path_points=3), optax.sgd(0.1)
+
+    def step(carry, _):
+        params, state, seen = carry
+        loss, grads = jax.value_and_grad(squares)(params, batch)
+        updates, state = optimizer.update(grads, state, params)
+        more = {"loss": loss, "learning_rate": 0.1, "loss_fn": squares, "batch": batch}
+        seen, metrics = monitor.update(seen, params=params, grads=grads, updates=updates, **more)
+        return (optax.apply_updates(params, updates), state, seen), metrics
+
+    return jax.lax.scan(step, (params, optimizer.init(params), monitor.init(params)), length=4)[1]
+
+
+draw = np.random.default_rng(0).standard_normal
+network, batch = {"a": draw((4, 16)), "b": draw(16)}, draw((64, 4))
+network, batch = jax.tree.map(lambda x: x.astype(np.float32), (network, batch))
+alone = compiled(watched)(*jax.tree.map(jnp.asarray, (network, batch)))
+with jax.set_mesh(mesh):
+    put = lambda x, *spec: jax.device_put(x, jax.NamedSharding(mesh, jax.P(*spec)))
+    whole, spread = jax.tree.map(put, network), {"a": put(network["a"], None, "x"), "b": put(network["b"], "x")}
+    divided = compiled(lambda *both: [watched(params, both[-1]) for params in both[:-1]])(
+        whole, spread, put(batch, "x")
+    )
+for found in divided:
+    assert found.keys() == alone.keys() and len(found) > 30
+    for name, value in alone.items():
+        np.testing.assert_allclose(np.asarray(found[name]), np.asarray(value), rtol=1e-4, atol=1e-6, err_msg=name)
+print("monitor")

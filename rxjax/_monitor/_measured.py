@@ -6,10 +6,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from ..measure._curvature import flat_loss
+from ..measure._curvature import flat_loss, flat_values
 from ..measure._lambda_max import largest_eigenvalue
 from ..optim._wide import cast_like, square, widened
 from ..quantization import report
@@ -59,7 +58,7 @@ def _curvature(step: Step, lanczos_steps: int) -> dict[str, Array]:
     assert step.loss_fn is not None
     g, product = flat_loss(step.loss_fn, step.params, step.batch).expand()
     top = largest_eigenvalue(product, g, lanczos_steps, jr.key(0))
-    along = ravel_pytree(jax.tree.map(lambda x: x.astype(g.dtype), step.update))[0]
+    along = flat_values(step.loss_fn, step.params, step.batch)[2](step.update)
     bent, turned = jax.vmap(product)(jnp.stack([g, along]))
     return {
         "lambda_max": top.value,

@@ -45,6 +45,8 @@ class Monitor(eqx.Module):
     - `differences`: keep the last gradient, one more tree, so that the noise can be told from gradients alone.
 
     **Memory**: two trees like the parameters, three with `differences`; of expensive entries nothing but numbers.
+    While curvature is measured, `lanczos_steps` vectors as long as all parameters, whole on each device if these are
+    sharded.
 
     **Good values:** `every` such that `lanczos_steps + 5` gradients are a few per cent of `every` steps: 100 to 500.
     **How it fails:** under `vmap` both sides of a `lax.cond` are computed, so that every step costs as much as a

@@ -49,13 +49,16 @@ def at_every_step(state: MonitorState, step: Step, differences: bool, decay: flo
 
 
 def from_batch(noise: Noise, step: Step, parts: int) -> Noise:
-    """One more gradient of the batch, taken in `parts` micro-batches; a rest of examples is left out."""
+    """One more gradient of the batch, taken in `parts` micro-batches; a rest of examples is left out.
+
+    Examples are dealt out in turns: where they are sharded, each device then has its share of every micro-batch.
+    """
     count = examples(step.batch)
     assert count is not None and step.loss_fn is not None
     parts = min(parts, count)
     size = count // parts
-    whole = jax.tree.map(lambda x: x[: size * parts], step.batch)
-    moments = moments_of(micro_gradients(step.loss_fn, step.params, whole, size))
+    deal = lambda x: jnp.swapaxes(x[: size * parts].reshape(size, parts, *x.shape[1:]), 0, 1)
+    moments = moments_of(micro_gradients(step.loss_fn, step.params, jax.tree.map(deal, step.batch)))
     one = jnp.sum(moments.squares) / (parts - 1)  # the trace, of the gradient of a micro-batch
     of_batch = one * (size / count)
     return _averaged(noise, of_batch, moments.mean_square - one / parts, _MEASURED_DECAY, jnp.isfinite(one))

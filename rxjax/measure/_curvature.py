@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from .._arrays import summation_dtype
+from ..optim._wide import is_sharded
 
 
 class FlatLoss(NamedTuple):
@@ -66,10 +67,20 @@ def flat_values(loss_fn: Callable, params: PyTree, batch: PyTree) -> tuple[Calla
 
 
 def _flattened(moved: PyTree) -> tuple[Array, Callable, Callable]:
-    """The flat vector of a tree, float32 or wider, the way back to the tree's own dtypes, and the way there."""
-    wide = jax.tree.map(lambda x: x.astype(summation_dtype(x.dtype)), moved)
+    """The flat vector of a tree, float32 or wider, the way back to the tree's own dtypes, and the way there.
+
+    Under explicit sharding flat vectors are whole on every device, and the way back spreads them as the tree is.
+    """
+    wide = jax.tree.map(lambda x: _sharded(x.astype(summation_dtype(x.dtype)), None), moved)
     # Leaves of several dtypes are raveled into the widest.
     origin, unravel = ravel_pytree(wide)
-    narrow = lambda v: jax.tree.map(lambda x, p: x.astype(p.dtype), unravel(v), moved)
-    flat = lambda tree: ravel_pytree(jax.tree.map(lambda x: x.astype(origin.dtype), tree))[0]
+    narrow = lambda v: jax.tree.map(lambda x, p: _sharded(x.astype(p.dtype), p), unravel(v), moved)
+    flat = lambda tree: ravel_pytree(jax.tree.map(lambda x: _sharded(x.astype(origin.dtype), None), tree))[0]
     return origin, narrow, flat
+
+
+def _sharded(x: Array, like: Array | None) -> Array:
+    """`x` with the explicit sharding of another array of its shape, or whole on every device."""
+    if not is_sharded(x) and (like is None or not is_sharded(like)):
+        return x
+    return jax.sharding.reshard(x, jax.P() if like is None else jax.typeof(like).sharding.spec)

@@ -170,7 +170,7 @@ def _measured(
         moments, scatter = _from_examples(loss_fn, params, batch, chunk, scatter, along)
     else:
         scatter = Scatter.zero(origin, diagonal, along, rank)
-        gradients = micro_gradients(loss_fn, params, batch, drawn.size)
+        gradients = micro_gradients(loss_fn, params, in_parts(batch, drawn.size))
         apart = gradients - jnp.mean(gradients, axis=0)[None, :]
         moments = moments_of(gradients)
         if drawn.examples is not None:
@@ -213,13 +213,18 @@ def _from_examples(
     return Moments(squares.reshape(-1)[:n], work.reshape(-1)[:n], jnp.sum(mean**2)), scatter
 
 
-def micro_gradients(loss_fn: Callable, params: PyTree, batch: PyTree, size: int) -> Array:
-    """The gradient of each micro-batch of `size` examples, flat, one row each; one after the other."""
-    parts = jax.tree.map(lambda x: x.reshape(x.shape[0] // size, size, *x.shape[1:]), batch)
+def in_parts(batch: PyTree, size: int) -> PyTree:
+    """A batch as micro-batches of `size` examples, as they lie: a second leading axis."""
+    return jax.tree.map(lambda x: jnp.asarray(x).reshape(x.shape[0] // size, size, *x.shape[1:]), batch)
+
+
+def micro_gradients(loss_fn: Callable, params: PyTree, parts: PyTree) -> Array:
+    """The gradient of each micro-batch, flat, one row each; one after the other."""
     moved, fixed = moving_part(params)
     slope = jax.grad(lambda p, part: loss_fn(eqx.combine(p, fixed), part))
     # Flattened all at once: inside the loop each gradient would be copied twice.
-    return jax.vmap(flat_values(loss_fn, params, batch)[2])(jax.lax.map(lambda part: slope(moved, part), parts))
+    flat = flat_values(loss_fn, params, parts)[2]
+    return jax.vmap(flat)(jax.lax.map(lambda part: slope(moved, part), parts))
 
 
 def moments_of(gradients: Array) -> Moments:

@@ -13,7 +13,7 @@ from .._arrays import real_array
 from .._hyperparameters import check_count
 from ._curvature import flat_loss
 from ._estimate import Estimate
-from ._gradient_noise import count_units, micro_gradients
+from ._gradient_noise import count_units, in_parts, micro_gradients
 from ._units import Population, population
 
 
@@ -127,8 +127,8 @@ def _measured(
 def step_moments(loss_fn: Callable, params: PyTree, batch: PyTree, drawn: Population) -> tuple[Moment, Moment, Moment]:
     r"""$|G|^2$, $G^\top H G$ and $\mathrm{tr}(H\Sigma_1)$ from micro-batches of examples in random order."""
     unit = drawn.size
-    parts = jax.tree.map(lambda x: jnp.asarray(x).reshape(x.shape[0] // unit, unit, *x.shape[1:]), batch)
-    gradients = micro_gradients(loss_fn, params, batch, unit)
+    parts = in_parts(batch, unit)
+    gradients = micro_gradients(loss_fn, params, parts)
     n = gradients.shape[0]
     mean = jnp.mean(gradients, axis=0)
     apart = gradients - mean[None, :]

@@ -64,7 +64,7 @@ def inner(first: PyTree, second: PyTree, dtype: Any) -> Array:
 def _sum_of_products(x: Array, y: Array) -> Array:
     """`sum(x * y)`: a plain sum keeps any sharding, where a dot product would have to be told."""
     plain = lambda x, y: jnp.sum(x * y)
-    if x.size % _SLABS or x.size < 128 * _SLABS or _is_sharded(x):
+    if x.size % _SLABS or x.size < 128 * _SLABS or is_sharded(x):
         return plain(x, y)
     return jax.lax.platform_dependent(x, y, cpu=_sum_in_slabs, default=plain)
 
@@ -75,7 +75,7 @@ def _sum_in_slabs(x: Array, y: Array) -> Array:
     return jnp.sum(functools.reduce(jnp.add, [z[i] for i in range(_SLABS)]))
 
 
-def _is_sharded(x: Array) -> bool:
+def is_sharded(x: Array) -> bool:
     """Whether the type of `x` says that an axis is divided among devices: slabs would cut across it."""
     return any(axis is not None for axis in jax.typeof(x).sharding.spec)
 
