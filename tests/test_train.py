@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from rxjax._command import _train_command
 from rxjax._command._app import app
+from rxjax._command._train_files import Log
 from rxjax._train import _chars
 from rxjax._train._run import OPTIMIZERS, task_of
 from rxjax._train._tasks import TASKS
@@ -64,9 +65,11 @@ def test_a_killed_run_goes_on_to_the_same_last_bit(tmp_path):
     run.communicate(timeout=60)
     assert run.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / FOLDER / "parameters.npz").exists()
-    # A line cut short in the middle, as a kill may leave it.
-    with (tmp_path / "killed" / FOLDER / "metrics.csv").open("a") as file:
-        file.write("999,0.1")
+    # A line of a step that will be made again and one cut short in the middle, as a kill may leave them.
+    table = tmp_path / "killed" / FOLDER / "metrics.csv"
+    last = table.read_text().splitlines()[-1]
+    with table.open("a") as file:
+        file.write("129" + last[last.index(",") :] + "\n12,0.1")
 
     refused = rxjax(*RUN, "--out", "killed")
     assert refused.exit_code == 2 and re.search(r"holds one, saved at step \d+\.  Add --resume", refused.stderr)
@@ -90,6 +93,24 @@ def test_a_killed_run_goes_on_to_the_same_last_bit(tmp_path):
             assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
     steps = sorted(int(p.name) for p in (tmp_path / "killed" / FOLDER / "checkpoints").iterdir())
     assert steps == [120, 130]
+
+
+def test_the_table_goes_on_from_the_checkpoint(tmp_path):
+    """Lines beyond it are dropped, and those cut short in the middle, whatever step they begin with."""
+    path, rows = tmp_path / "metrics.csv", {"loss": 1 / np.arange(3.0, 8.0), "edge": np.arange(5.0)}
+    part = lambda some: {name: x[some] for name, x in rows.items()}
+    Log(path, 0).add(0, rows)
+    whole = path.read_bytes()
+    for cut in ("6,0.1", "2,0.", "2", ""):
+        path.write_bytes(whole + cut.encode())
+        log = Log(path, 3)
+        assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:4])
+        log.add(3, part(slice(3, 5)))
+        assert path.read_bytes() == whole
+    np.testing.assert_array_equal(log.history()["loss"], rows["loss"])
+    # Without a checkpoint all steps will be made again.
+    Log(path, 0).add(0, part(slice(2)))
+    assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:3])
 
 
 def test_ctrl_c_leaves_a_run_to_go_on_with(monkeypatch, tmp_path):
