@@ -117,11 +117,11 @@ def test_exit_times_with_the_bridge():
     """Case 9: mean 1, variance 2/3, survival, at a coarse step; without the bridge the mean is 20 % too long."""
     n = 15_000
     sides = lambda x: jnp.stack([1 - x[0], 1 + x[0]])
-    run = lambda bridge: rxs.sample_exit_times(
+    run = lambda bridge, n: rxs.sample_exit_times(
         jnp.zeros(1), 0.5, sides, jnp.zeros((n, 1)), KEY, dt=0.05, max_time=20.0, bridge=bridge
     )
     with rxs.checks_off():
-        exits, plain = jax.jit(lambda: (run(True), run(False)))()
+        exits, plain = jax.jit(lambda: (run(True, n), run(False, n // 4)))()
     assert np.all(exits.exited) and np.all(np.asarray(exits.times) > 0)
     assert abs(np.mean(exits.times) - 1) < 0.026 and abs(np.var(exits.times) - 2 / 3) < 0.06
     for t, survival in ((0.25, 0.9089994762), (1.0, 0.3707774298), (2.0, 0.1079770444)):
