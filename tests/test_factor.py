@@ -106,13 +106,14 @@ def test_float32(float32):
 def test_refusals():
     grid = rxs.Grid(-2.0, 2.0, 8)
     W = rxs.FokkerPlanck(jnp.zeros(1), 1.0, grid)
-    moving = rxs.FokkerPlanck(rxs.TimeDependent(lambda t, x: t * x), 1.0, grid)
-    gridless = rxs.MasterEquation.from_edges([0, 1], [1, 0], 1.0, size=2)
-    wide = rxs.MasterEquation.from_edges([0, 1], [1, 0], 1.0, size=5000)
-    block = rxs.FokkerPlanck(jnp.zeros(3), 1.0, rxs.Grid(-1.0, 1.0, (60, 60, 60)))
+    moving = lambda: rxs.FokkerPlanck(rxs.TimeDependent(lambda t, x: t * x), 1.0, grid)
+    chain = lambda size: rxs.MasterEquation.from_edges([0, 1], [1, 0], 1.0, size=size)
+    block = lambda: rxs.FokkerPlanck(jnp.zeros(3), 1.0, rxs.Grid(-1.0, 1.0, (60, 60, 60)))
     direct = rxs.Elimination()
+    # What the kind and the shape decide is said while tracing.
+    traced = lambda make, **k: jax.eval_shape(lambda: rxs.factorize(make(), **k))
     calls = [
-        (lambda: rxs.factorize(moving), "`generator` must not depend on time"),
+        (lambda: traced(moving), "`generator` must not depend on time"),
         (lambda: rxs.factorize(W, shift=-1.0), "`shift` must be non-negative"),
         (lambda: rxs.factorize(W, target=jnp.zeros(8)), "`target` must be a Boolean mask of shape"),
         (
@@ -121,9 +122,9 @@ def test_refusals():
         ),
         (lambda: rxs.factorize(W, target=lambda x: x[0] > 9), "`target` must hold at least one cell"),
         (lambda: rxs.factorize(W, target=lambda x: x > 0), "`target` must return a Boolean scalar"),
-        (lambda: rxs.factorize(gridless, target=lambda x: x[0] > 0), "must be a Boolean mask for a generator without"),
-        (lambda: rxs.factorize(wide, method=direct), "4096 states without hops to neighbours alone, but .* has 5000"),
-        (lambda: rxs.factorize(block, method=direct), "separators of more than 2048 cells"),
+        (lambda: traced(lambda: chain(2), target=lambda x: x[0] > 0), "must be a Boolean mask for a generator without"),
+        (lambda: traced(lambda: chain(5000), method=direct), "4096 states without hops .* alone, but .* has 5000"),
+        (lambda: traced(block, method=direct), "separators of more than 2048 cells"),
     ]
     for call, words in calls:
         with pytest.raises(ValueError, match=words):
