@@ -161,38 +161,58 @@ def study(fast, minutes, only):
     print(f"{left} of {len(TASKS) * (len(only) or len([*OURS, *REFERENCES, *PEERS]))} runs are missing")
 
 
-def timed_step(optimizer, sizes, batch):
-    """Twenty calls of a whole jitted train step."""
+def timed_step(optimizer, sizes, batch, monitor=None, full=False, calls=20):
+    """Calls of a whole jitted train step, each from where the last one ended; `full` gives the monitor all it asks for.
+
+    100 calls hold one of the measurements that the monitor makes every so many steps.
+    """
     params = dense(jr.key(0), sizes)
-    x, y = jnp.ones((batch, sizes[0])), jnp.zeros(batch, jnp.int32)
+    data = jr.normal(jr.key(1), (batch, sizes[0])), jr.randint(jr.key(2), (batch,), 0, sizes[-1])
+    loss_fn = lambda p, data: cross_entropy(forward(p, data[0]), data[1])
+    more = {"loss_fn": loss_fn, "batch": data} if full else {}
 
     @jax.jit
-    def step(params, state):
-        grads = jax.grad(lambda p: cross_entropy(forward(p, x), y))(params)
+    def step(params, state, seen):
+        loss, grads = jax.value_and_grad(loss_fn)(params, data)
         updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
+        found = {}
+        if monitor is not None:
+            given = {"params": params, "grads": grads, "updates": updates, "loss": loss, "opt_state": state}
+            seen, found = monitor.update(seen, **given, **more)
+        return (optax.apply_updates(params, updates), state, seen), found
 
-    state = optimizer.init(params)
+    carry = [(params, optimizer.init(params), None if monitor is None else monitor.init(params))]
 
     def call():
-        for _ in range(20):
-            jax.block_until_ready(step(params, state))
+        for _ in range(calls):
+            carry[0], _ = jax.block_until_ready(step(*carry[0]))
 
     call()
     return call
 
 
+def in_turns(calls, repeats, each):
+    """Median seconds of one step, the programs taking turns."""
+    times = [[median_seconds(call, 1) / each for call in calls] for _ in range(repeats)]
+    return np.median(times, axis=0)
+
+
 def step_times():
-    """Whole jitted train step, ours over adamw(lr)."""
-    rows = []
+    """Whole jitted train step, ours over adamw(lr); and the same with the monitor."""
+    optimizers, watched = [], []
+    cheap, everything = rx.Monitor(number_format=None), rx.Monitor()
     for sizes, batch in (((64, 128, 128, 10), 32), ((256, 512, 512, 10), 32), ((256, 512, 512, 10), 1024)):
-        theirs = timed_step(optax.adamw(1e-3), sizes, batch)
-        ours = timed_step(rx.optim.rate_adamw(10**6), sizes, batch)
-        pairs = [(median_seconds(theirs, 1) / 20, median_seconds(ours, 1) / 20) for _ in range(9)]
-        a, b = (float(np.median(x)) for x in zip(*pairs, strict=True))
-        shape = "-".join(map(str, sizes))
-        rows.append([shape, str(batch), f"{a * 1e6:.0f}", f"{b * 1e6:.0f}", f"{b / a:.2f}"])
-    text = table(["MLP", "batch", "adamw, us a step", "rate_adamw, us a step", "ratio"], rows)
+        shape, adamw = "-".join(map(str, sizes)), optax.adamw(1e-3)
+        both = [timed_step(o, sizes, batch) for o in (adamw, rx.optim.rate_adamw(10**6))]
+        a, b = in_turns(both, 9, 20)
+        optimizers.append([shape, str(batch), f"{a * 1e6:.0f}", f"{b * 1e6:.0f}", f"{b / a:.2f}"])
+        watchers = ((None, False), (cheap, False), (everything, True))
+        three = [timed_step(adamw, sizes, batch, monitor, full, calls=100) for monitor, full in watchers]
+        a, b, c = in_turns(three, 3 if batch > 100 else 7, 100)
+        watched.append([shape, str(batch), f"{a * 1e6:.0f}", f"{b * 1e6:.0f}", f"{b / a:.2f}", f"{c / a:.2f}"])
+    text = table(["MLP", "batch", "adamw, us a step", "rate_adamw, us a step", "ratio"], optimizers)
+    head = ["MLP", "batch", "adamw, us a step", "with the monitor", "ratio", "all entries, every 100 steps: ratio"]
+    text += "\n\n" + table(head, watched)
     (HERE / "optimizers_time.md").write_text(text + "\n")
     print(text)
 
