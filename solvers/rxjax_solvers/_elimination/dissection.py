@@ -86,8 +86,9 @@ class DissectionElimination(AbstractElimination):
 def _eliminate(level: Level, rates: Array, loss: Array, passed: Array | None, lost: Array | None):
     """Eliminate the separating cells of one level; also the rates and the loss handed on to the rings."""
     s, r = level.separator.shape[1], level.ring.shape[1]
-    # Index tables must not be folded into larger ones while compiling.
-    into, which = lax.optimization_barrier((jnp.asarray(level.into), jnp.asarray(level.rate)))
+    # Index tables must not be folded into larger ones while compiling, nor taken out of a loop over losses.
+    into, which = jnp.asarray(level.into), jnp.asarray(level.rate)
+    into, which, rates, loss = lax.optimization_barrier((into, which, rates, loss))
     front = jnp.zeros(level.size * (s + r) ** 2, rates.dtype)
     front = front.at[into].add(rates.at[which].get(mode="promise_in_bounds"), mode="promise_in_bounds")
     front = front.reshape(level.size, s + r, s + r)
@@ -107,7 +108,7 @@ def _children(level: Level, values: Array | None) -> list[tuple[Array, Array]]:
         return []
     padded = jnp.pad(values, ((0, 0),) + ((0, 1),) * (values.ndim - 1))
     padded = padded.reshape(level.size, 2, *padded.shape[1:])
-    places = lax.optimization_barrier(tuple(jnp.asarray(c) for c in level.children))
+    padded, places = lax.optimization_barrier((padded, tuple(jnp.asarray(c) for c in level.children)))
     return [(padded[:, i], place) for i, place in enumerate(places)]
 
 
