@@ -18,7 +18,8 @@ _NOTHING = 32
 class Krylov(eqx.Module):
     """An orthonormal basis of `b, K b, K^2 b, ...` and `K` in it.
 
-    - `basis`: at least m + 1 rows, in whole blocks; `projected`: (m + 1, m), `K basis[j] = sum_i projected[i, j] basis[i]`.
+    - `basis`: at least m + 1 rows, in whole blocks.
+    - `projected`: (m + 1, m), `K basis[j] = sum_i projected[i, j] basis[i]`.
     - `sizes`: (m + 1,), sums of absolute values of the basis.
     - `norm`: of `b = norm basis[0]`.
     - `used`: how many columns have been computed.
