@@ -9,8 +9,6 @@ from jaxtyping import Array, Float, Int
 
 # Degree of the rational approximation of exp, right to rounding for norms up to 1.
 _PADE_DEGREE = 8
-# Vectors are read by so many at once, and only those that are there.
-_BLOCK = 8
 # Products that add less than so many roundings to the space add nothing.
 _NOTHING = 32
 
@@ -18,16 +16,13 @@ _NOTHING = 32
 class Krylov(eqx.Module):
     """An orthonormal basis of `b, K b, K^2 b, ...` and `K` in it.
 
-    - `basis`: at least m + 1 rows, in whole blocks.
-    - `projected`: (m + 1, m), `K basis[j] = sum_i projected[i, j] basis[i]`.
-    - `sizes`: (m + 1,), sums of absolute values of the basis.
+    - `basis`: (m + 1, n), rows; `projected`: (m + 1, m), `K basis[j] = sum_i projected[i, j] basis[i]`.
     - `norm`: of `b = norm basis[0]`.
     - `used`: how many columns have been computed.
     """
 
-    basis: Float[Array, "rows n"]
+    basis: Float[Array, "m1 n"]
     projected: Float[Array, "m1 m"]
-    sizes: Float[Array, "m1"]
     norm: Float[Array, ""]
     used: Int[Array, ""]
 
@@ -35,10 +30,8 @@ class Krylov(eqx.Module):
 def start(b: Float[Array, "n"], size: int) -> Krylov:
     """The space of `b` alone, with room for `size` products."""
     norm = jnp.sqrt(jnp.sum(b**2))
-    first = b / jnp.where(norm > 0, norm, 1)
-    basis = jnp.zeros((_BLOCK * (size // _BLOCK + 1), b.size), b.dtype).at[0].set(first)
-    sizes = jnp.zeros(size + 1, b.dtype).at[0].set(jnp.sum(jnp.abs(first)))
-    return Krylov(basis, jnp.zeros((size + 1, size), b.dtype), sizes, norm, jnp.zeros((), jnp.int32))
+    basis = jnp.zeros((size + 1, b.size), b.dtype).at[0].set(b / jnp.where(norm > 0, norm, 1))
+    return Krylov(basis, jnp.zeros((size + 1, size), b.dtype), norm, jnp.zeros((), jnp.int32))
 
 
 def extend(
@@ -54,12 +47,12 @@ def extend(
         j = krylov.used
         w = apply(krylov.basis[j])
         scale = jnp.sqrt(jnp.sum(w**2))
-        column = jnp.zeros(krylov.sizes.shape[0], w.dtype)
+        column = jnp.zeros(krylov.basis.shape[0], w.dtype)
         norm = before = scale
         for _ in range(2):
-            along, part = _within(krylov.basis, w, j // _BLOCK + 1)
-            w = w - part
-            column = column + along[: column.size]
+            along = jnp.matmul(krylov.basis, w, precision=lax.Precision.HIGHEST)
+            w = w - jnp.matmul(along, krylov.basis, precision=lax.Precision.HIGHEST)
+            column = column + along
             before, norm = norm, jnp.sqrt(jnp.sum(w**2))
         # Nothing new but rounding, much of it within the space (Daniel, Gragg, Kaufman and Stewart 1976): the space is
         # invariant, and what follows stays zero.
@@ -67,25 +60,10 @@ def extend(
         new = new & (j + 1 < dimension)
         norm = jnp.where(new, norm, 0)
         column = column.at[j + 1].set(norm)
-        w = jnp.where(new, w / jnp.where(new, norm, 1), 0)
-        basis, sizes = krylov.basis.at[j + 1].set(w), krylov.sizes.at[j + 1].set(jnp.sum(jnp.abs(w)))
-        return Krylov(basis, krylov.projected.at[:, j].set(column), sizes, krylov.norm, j + 1)
+        basis = krylov.basis.at[j + 1].set(jnp.where(new, w / jnp.where(new, norm, 1), 0))
+        return Krylov(basis, krylov.projected.at[:, j].set(column), krylov.norm, j + 1)
 
     return lax.fori_loop(0, steps, step, krylov)
-
-
-def _within(basis: Array, w: Array, blocks: Array) -> tuple[Array, Array]:
-    """Coordinates of `w` along the vectors of the first blocks, and what they make of `w`."""
-    basis = basis.reshape(-1, _BLOCK, w.size)
-
-    def add(i, carry):
-        along, part = carry
-        block = lax.dynamic_index_in_dim(basis, i, 0, keepdims=False)
-        here = jnp.matmul(block, w, precision=lax.Precision.HIGHEST)
-        return along.at[i].set(here), part + jnp.matmul(here, block, precision=lax.Precision.HIGHEST)
-
-    along, part = lax.fori_loop(0, blocks, add, (jnp.zeros(basis.shape[:2], w.dtype), jnp.zeros_like(w)))
-    return along.ravel(), part
 
 
 def exponential(a: Float[Array, "m m"]) -> Float[Array, "m m"]:

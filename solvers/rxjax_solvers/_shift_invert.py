@@ -138,12 +138,13 @@ def _attempt(
     """A factor at `rate`, vectors until the error is small at some of the times, densities and errors at all."""
     factor = assemble(generator, [], rate, method)
     apply = _apply(factor, law, generator)
+    lengths_of = lambda krylov: jnp.sum(jnp.abs(krylov.basis), axis=1) * _volume(generator)
     some = span[jnp.unique(jnp.array([0, span.size // 3, 2 * span.size // 3, span.size - 1]), size=min(4, span.size))]
 
     def errors(krylov, times):
         ys, residual = _coordinates(krylov, rate, times)
         before, _ = _coordinates(eqx.tree_at(lambda k: k.used, krylov, krylov.used - _LAG), rate, times)
-        lengths = krylov.sizes * _volume(generator)
+        lengths = lengths_of(krylov)
         last = jnp.abs(residual) * lengths[krylov.used]
         error = jnp.maximum(jnp.sum(jnp.abs(ys - before) * lengths[None, :-1], axis=1), last)
         return ys, jnp.where(jnp.isfinite(error), error, jnp.inf)
@@ -160,9 +161,7 @@ def _attempt(
     krylov, _ = lax.while_loop(go_on, grow, (krylov, jnp.full((), jnp.inf, p0.dtype)))
     ys, error = errors(krylov, span)
     ys = jnp.where(jnp.isfinite(error)[:, None], ys, 0)
-    # Zeros for directions that have no share, rather than a copy of the others.
-    ys = jnp.pad(ys, ((0, 0), (0, krylov.basis.shape[0] - ys.shape[1])))
-    ps = law[None] + jnp.matmul(ys, krylov.basis, precision=lax.Precision.HIGHEST).reshape(-1, *law.shape)
+    ps = law[None] + jnp.matmul(ys, krylov.basis[:-1], precision=lax.Precision.HIGHEST).reshape(-1, *law.shape)
     return ps, error, _Parts(factor, krylov, law)
 
 
@@ -249,9 +248,9 @@ def _backward(residuals, cotangents, perturbed, problem, tol, method, max_krylov
             space = extend(space, apply, parts.krylov.used, _dimension(parts.law))
             dual, _ = inverse_generator(space, rate)
             seed = jnp.zeros(dual.shape[0], p0.dtype).at[0].set(space.norm)
-            end = evolve(dual, seed, t[None])[0] @ space.basis[:max_krylov]
+            end = evolve(dual, seed, t[None])[0] @ space.basis[:-1]
             pairs = inner_integral(dual, small, seed, first, t)
-            return mean + end.reshape(p0.shape), pairs.T @ space.basis[:max_krylov]
+            return mean + end.reshape(p0.shape), pairs.T @ space.basis[:-1]
 
         nothing = lambda: (jnp.zeros_like(p0), jnp.zeros((small.shape[0], p0.size), p0.dtype))
         du, dy = lax.cond(jnp.any(g != 0), transposed, nothing)
@@ -259,7 +258,7 @@ def _backward(residuals, cotangents, perturbed, problem, tol, method, max_krylov
 
     zero = jnp.zeros_like(p0), jnp.zeros((small.shape[0], p0.size), p0.dtype)
     (dp0, duals), _ = lax.scan(one, zero, (gs, span))
-    basis = jnp.concatenate([parts.krylov.basis[:max_krylov], parts.law.ravel()[None]])
+    basis = jnp.concatenate([parts.krylov.basis[:-1], parts.law.ravel()[None]])
 
     def paired(generator):
         applied = jax.vmap(lambda v: generator.apply(v.reshape(p0.shape)).ravel())(basis)
