@@ -47,6 +47,9 @@ class ShiftInvert(eqx.Module):
     many kT need several factors; if they do not suffice the result is `RESULTS.not_converged`.  A density may be
     negative within the error; if it is by more than `tol` the result is `RESULTS.negative`.
 
+    **In float32** the reported error does not see the rounding of times far beyond the slowest relaxation: there a
+    density was off by 1e-3, now and then by several per cent, with a reported error of zero.  Use float64 for them.
+
     **Reverse mode** costs one transposed run with the same factor for each save time that matters.  No forward mode.
 
     ??? cite "References"
