@@ -21,8 +21,8 @@ class Level(NamedTuple):
     - `separator`: (size, s), `ring`: (size, r), numbers of cells in C order.
     - `into`, `rate`: for each original rate between cells of a front, the flat place in the fronts (size, s+r, s+r),
         target first, and the flat place in the rates (2 hops, cells), each hop followed by its opposite.
-    - `children`: two tables (size, s+r), where each cell of the front lies in the ring of either child, or the length of
-        that ring where it does not; empty on the lowest level.
+    - `children`: two tables (size, s+r), where each cell of the front lies in the ring of either child, or the length
+        of that ring where it does not; empty on the lowest level.
     """
 
     size: int
