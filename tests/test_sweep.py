@@ -1,6 +1,8 @@
 """Sweeps: labels and values, chunks within a memory, failed points that say why, what is refused."""
 
 import math
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import rxjax as rx
+from rxjax._sweep import _footprint
 from rxjax._sweep._axes import Tiles
 from rxjax_solvers._checks import positive
 
@@ -83,19 +86,62 @@ def test_failed_points_say_why_and_the_sweep_goes_on(caplog):
     assert all(s.startswith("Argument `y`") for s in worst.status.values) and np.all(np.isnan(worst.value))
 
 
-def test_chunks_stay_within_the_memory():
+def pretend(monkeypatch, name, first, then):
+    """Let the operating system say that a process holds `first` bytes when a sweep begins, and `then` afterwards."""
+    said = iter([first])
+    monkeypatch.setattr(_footprint, name, lambda: next(said, then))
+
+
+def test_chunks_stay_within_the_memory(monkeypatch):
     big = lambda x: jnp.cumsum(jnp.sin(x * jnp.arange(1000.0)))
     x = np.linspace(0, 1, 300)
-    chunks = {}
-    for memory in ("300 KiB", "1 MiB", None):
-        data = rx.sweep(big, x=x, memory=memory)
-        chunks[memory] = data.attrs["chunk"]
-        if memory:
-            assert data.attrs["chunk_bytes"] <= data.attrs["memory_limit"] < 4 * data.attrs["chunk_bytes"]
+    # Compiling leaves 20 MiB and the results take 2.3; the rest is for chunks.
+    taken, chunks = 20 * 2**20 + 300 * 8000, {}
+    for rest in (300 * 2**10, 2**20, None):
+        pretend(monkeypatch, "resident", 2**30, 2**30 + 20 * 2**20)
+        data = rx.sweep(big, x=x, memory=None if rest is None else taken + rest)
+        chunks[rest] = data.attrs["chunk"]
+        if rest:
+            used = data.attrs["chunk_bytes"] + 8000 * data.attrs["chunk"]
+            assert used <= rest < 4 * used
         np.testing.assert_allclose(data.value[:, -1], np.sin(x[:, None] * np.arange(1000.0)).sum(axis=1), atol=1e-9)
-    assert 1 < chunks["300 KiB"] < chunks["1 MiB"] < chunks[None] == 300
-    with pytest.raises(ValueError, match="Argument `memory` must hold a point on each device, .* but it is 1000 B"):
-        rx.sweep(big, x=x, memory=1000)
+    assert 1 < chunks[300 * 2**10] < chunks[2**20] < chunks[None] == 300
+    pretend(monkeypatch, "resident", 2**30, 2**30 + 20 * 2**20)
+    words = (
+        "hold a point on each device, .*, and what compiling leaves in this process, 20.0 MiB, and the results, 2.3 MiB"
+    )
+    with pytest.raises(ValueError, match=f"Argument `memory` must {words}, but it is 22.0 MiB: .* KiB are missing"):
+        rx.sweep(big, x=x, memory="22 MiB")
+    pretend(monkeypatch, "resident", 2**30, 2**30)
+    pretend(monkeypatch, "highest", 2**30, 2**30 + 200 * 2**20)
+    with pytest.warns(UserWarning, match="Compiling took 200.0 MiB for a moment, more than the 100.0 MiB of `memory`"):
+        rx.sweep(big, x=x, memory="100 MiB")
+
+
+WITHIN = """
+import sys
+import jax.numpy as jnp, numpy as np
+import rxjax as rx
+from rxjax._sweep._footprint import highest, resident
+sweep, f = rx.sweep, lambda x: jnp.cumsum(jnp.sin(x * jnp.arange(20_000.0)))
+jnp.sin(0.5)
+before = resident()
+data = sweep(f, x=np.linspace(0.0, 1.0, 3000), memory="160 MiB", chunk=500, progress=False, store=sys.argv[1] or None)
+print(data.attrs["chunk"], (highest() - before) / 2**20)
+"""
+
+
+@pytest.mark.skipif(_footprint.highest() is None, reason="this system does not say what a process holds")
+@pytest.mark.parametrize("store", [False, True])
+def test_a_process_stays_within_the_memory(store, tmp_path):
+    """The most that a process held while it swept: results of 230 MiB go to a store, or are refused."""
+    words = [sys.executable, "-c", WITHIN, str(tmp_path / "s.zarr") if store else ""]
+    run = subprocess.run(words, capture_output=True, text=True)
+    if store:
+        chunk, peak = map(float, run.stdout.split())
+        assert chunk > 100 and 80 < peak <= 160
+    else:
+        assert "and the results, 228.9 MiB, but it is 160.0 MiB" in run.stderr
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=4), st.integers(1, 100))

@@ -1,5 +1,6 @@
 """What a swept function returns, leaf by leaf, and in words where it failed."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,11 @@ class Output:
     def missing(self) -> Any:
         """What stands where a point failed: NaN, and zero where there is none."""
         return np.nan if np.issubdtype(self.dtype, np.inexact) else self.dtype.type(0)
+
+    @property
+    def bytes(self) -> int:
+        """Of one point, where it is kept."""
+        return 0 if self.result is not None else math.prod(self.shape) * self.dtype.itemsize
 
 
 def describe(tree: PyTree, dims: Mapping[str, Sequence[str]], taken: Sequence[str]) -> list[Output]:

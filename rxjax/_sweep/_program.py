@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..hardware._memory import written
 from ._axes import Points, Tiles
+from ._footprint import Footprint, give_back, separate_blocks
 from ._outputs import OK, Output, message, statuses
 
 # Points in a chunk, for each device: those of the first program that is compiled, and those beyond which the rate
@@ -47,66 +49,111 @@ def abstract_point(points: Points) -> tuple[dict[str, jax.ShapeDtypeStruct], jax
     return scalars, jax.ShapeDtypeStruct((), jnp.uint32)
 
 
-def needed(compiled: Any) -> int:
-    """Bytes on one device while a chunk is computed and the one before it is fetched."""
+def needed(compiled: Any) -> tuple[int, int]:
+    """Bytes on one device while a chunk is computed and the one before it is fetched; those of its outputs alone."""
     memory = compiled.memory_analysis()
     if memory is None:
-        return 0
+        return 0, 0
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    return int(memory.temp_size_in_bytes + 2 * kept - memory.alias_size_in_bytes)
+    program = memory.temp_size_in_bytes + 2 * kept - memory.alias_size_in_bytes
+    return int(program), int(memory.output_size_in_bytes)
 
 
 class Program:
     """`vmap` of a function over chunks of one size, each device computing its share."""
 
-    def __init__(self, flat: Callable, points: Points, outputs: Sequence[Output], mesh: Mesh):
+    def __init__(self, flat: Callable, points: Points, outputs: Sequence[Output], mesh: Mesh, footprint: Footprint):
         one = lambda settings, index: flat(*jax.tree.leaves((settings, index)))
         self._one, self._points, self.outputs, self._mesh = one, points, outputs, mesh
+        # The devices of a CPU share one memory with the compiler and the results.
+        self._shared, self._footprint = mesh.devices.flat[0].platform == "cpu", footprint
         spec = PartitionSpec(mesh.axis_names)
         self._sharding = NamedSharding(mesh, spec)
         mapped = jax.vmap(one)
         if mesh.size > 1:
             # Manual, so that loops of different length on different devices do not wait for each other.
             mapped = jax.shard_map(mapped, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-        self._mapped = jax.jit(mapped)
+        self._mapped: Any = jax.jit(mapped)
         self._single: Any = None
-        self.chunk, self.bytes = 0, 0
+        self._compiled: Any = None
+        self.chunk, self.bytes, self._copies = 0, 0, 0
 
     def compile(self, chunk: int) -> None:
         """Compile for so many points, rounded up to a multiple of the devices."""
+        # What was compiled before goes first, or each attempt would stay.
+        self._compiled = None
+        self._mapped.clear_cache()
         self.chunk = -(-chunk // self._mesh.size) * self._mesh.size
         batch = lambda s: jax.ShapeDtypeStruct((self.chunk,), s.dtype, sharding=self._sharding)
         self._compiled = self._mapped.lower(*jax.tree.map(batch, abstract_point(self._points))).compile()
-        # The devices of a CPU share one memory.
-        shared = self._mesh.size if self._mesh.devices.flat[0].platform == "cpu" else 1
-        self.bytes = shared * needed(self._compiled)
+        devices = self._mesh.size if self._shared else 1
+        self.bytes, kept = (devices * n for n in needed(self._compiled))
+        self._copies = self._footprint.copies * kept if self._shared else 0
+        give_back()
 
     def choose(self, shape: tuple[int, ...], chunk: int | None, limit: int) -> Tiles:
         """Compile for a rectangle of up to `chunk` points that fits into `limit` bytes.
 
         Without `chunk` it is the largest that fits into the cache of a CPU, or the memory of an accelerator.
         """
+        tiles = self._fitting(shape, chunk, limit)
+        if self._shared and self._taken() + self.bytes + self._copies > limit / 2:
+            separate_blocks()
+        peak = self._footprint.peak() if self._shared else 0
+        if peak > limit:
+            warnings.warn(
+                f"Compiling took {written(peak)} for a moment, more than the {written(limit)} of `memory`, whatever "
+                "the chunk; what follows keeps within them.",
+                stacklevel=3,
+            )
+        return tiles
+
+    def _fitting(self, shape: tuple[int, ...], chunk: int | None, limit: int) -> Tiles:
         size, devices = math.prod(shape), self._mesh.size
         if chunk is not None:
             return self._largest(shape, min(size, chunk), limit)
         tiles = self._largest(shape, min(size, _FIRST * devices), limit)
-        room = min(limit, _CACHE) if self._mesh.devices.flat[0].platform == "cpu" else limit
-        more = min(size, _MOST * devices, int(0.95 * tiles.points * room / max(1, self.bytes)))
+        room = (limit - self._expected()) / max(1, self.bytes + self._copies)
+        room = min(room, _CACHE / max(1, self.bytes)) if self._shared else room
+        more = min(size, _MOST * devices, int(0.95 * tiles.points * room))
         return self._largest(shape, more, limit) if more >= 2 * tiles.points else tiles
+
+    def _taken(self) -> int:
+        return self._footprint.taken() if self._shared else 0
+
+    def _expected(self) -> int:
+        return self._footprint.expected() if self._shared else 0
 
     def _largest(self, shape: tuple[int, ...], most: int, limit: int) -> Tiles:
         devices = self._mesh.size
         while True:
             tiles = Tiles.of(shape, most)
             self.compile(tiles.points)
-            if self.bytes <= limit:
+            taken, chunk = self._taken(), self.bytes + self._copies
+            if chunk + taken <= limit:
                 return tiles
             if tiles.points <= devices:
-                raise ValueError(
-                    f"Argument `memory` must hold a point on each device, {written(self.bytes)} as compiled, but it is "
-                    f"{written(limit)}.  Give more, or a smaller problem."
-                )
-            most = max(devices, min(tiles.points - 1, int(0.95 * tiles.points * limit / self.bytes)))
+                raise ValueError(self._too_little(taken, limit))
+            # Half of what is left at least: a limit near what is taken would end with single points.
+            room = max(limit - self._expected(), (limit - taken) // 2)
+            most = max(devices, min(tiles.points - 1, int(0.95 * tiles.points * room / chunk)))
+
+    def _too_little(self, taken: int, limit: int) -> str:
+        results = self._footprint.results if self._shared else 0
+        chunk = self.bytes + self._copies
+        parts = [f"a point on each device, {written(chunk)} as compiled"]
+        parts += [f"what compiling leaves in this process, {written(taken - results)}"] if taken else []
+        parts += [f"the results, {written(results)}"] if results else []
+        advice = "Give more, a `store` for the results, or" if results else "Give more, or"
+        return (
+            f"Argument `memory` must hold {', and '.join(parts)}, but it is {written(limit)}: "
+            f"{written(chunk + taken - limit)} are missing.  {advice} a smaller problem."
+        )
+
+    def give_back(self, limit: int) -> None:
+        """Return what finished chunks left in the heap, where the next one might no longer fit beside it."""
+        if self._shared and self._footprint.grown() + self.bytes + self._copies > limit:
+            give_back()
 
     def launch(self, index: np.ndarray) -> Any:
         """Start on some points, at most a chunk; the result of `launch` goes to `finish`."""

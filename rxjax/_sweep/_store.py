@@ -103,14 +103,12 @@ class Store:
 
     def write(self, region: tuple[slice, ...], values: Sequence[np.ndarray], reasons: Sequence[str]) -> None:
         """Keep one rectangle: its values first, then its statuses."""
-        dims, shape = self._points.dims, tuple(s.stop - s.start for s in region)
-        where = dict(zip(dims, region, strict=True))
+        shape = tuple(s.stop - s.start for s in region)
+        group: Any = zarr.open_group(str(self.path), mode="r+")
+        # Not through data sets of xarray: they hold their values until Python looks for cycles.
         for o, value in zip(self._outputs, values, strict=True):
-            part = where | {d: slice(0, n) for d, n in zip(o.dims, o.shape, strict=True)}
-            data = xr.Dataset({o.name: ((*dims, *o.dims), value.reshape(*shape, *o.shape))})
-            data.to_zarr(str(self.path), region=part, consolidated=False)
-        text = np.array(reasons, np.dtypes.StringDType()).reshape(shape)
-        xr.Dataset({STATUS: (dims, text)}).to_zarr(str(self.path), region=where, consolidated=False)
+            group[o.name][region] = value.reshape(*shape, *o.shape)
+        group[STATUS][region] = np.array(reasons, np.dtypes.StringDType()).reshape(shape)
 
     def read(self) -> xr.Dataset:
         """The data set, its variables read when they are used."""

@@ -15,6 +15,7 @@ from ..hardware._memory import as_bytes, available_memory
 from ._axes import Tiles, as_points, check_function
 from ._dataset import filled, labelled, versions
 from ._devices import agreed, as_mesh, first_process, meet, share
+from ._footprint import FETCHED, Footprint
 from ._identity import identity
 from ._outputs import STATUS, describe
 from ._program import Program, quiet_callbacks, trace
@@ -52,8 +53,9 @@ def sweep(
         which is also the fastest way, for a check that raises makes its chunk be taken apart.
     - `axes`: name to vector of values; the product of all, or side by side with `zipped` (dimension `point`).
         An axis cannot have the name of one of the other arguments.
-    - `memory`: bytes that the compiled program may take, or a text like "1 GiB"; on a CPU by all devices together, else
-        on each.  If not given, 0.8 of what is free.  Without `store` the results come on top; with it they do not stay.
+    - `memory`: bytes that the sweep may take, or a text like "1 GiB"; 0.8 of what is free if not given.  On a CPU it is
+        what the process may grow by: chunks on all devices, what compiling leaves, and without `store` the results.
+        Elsewhere it is what the compiled program may take on each device.
     - `chunk`: points computed together, at most; if not given, as many as 16 MiB hold on a CPU (its cache) and
         `memory` elsewhere, up to 1024 for each device.  A store keeps that of its first run.
     - `devices`: how many of this process's devices, a list of them, or a `jax.sharding.Mesh` of any shape; all if not
@@ -98,11 +100,12 @@ def sweep(
     if jax.process_count() > 1 and store is None:
         raise ValueError("Argument `store` must be given when several processes share a sweep, but it is None.")
     mesh = as_mesh(devices)
+    footprint = Footprint()
     limit = available_memory(mesh.devices.flat[0]) if memory is None else as_bytes(memory)
     traced, tree = trace(fn, points, seed)
     one = jax.extend.core.jaxpr_as_fun(traced)
     outputs = describe(tree, dims or {}, points.dims)
-    program = Program(one, points, outputs, mesh)
+    program = Program(one, points, outputs, mesh, footprint)
     name = f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', type(fn).__name__)}"
     notes = {"function": name, "seed": "none" if seed is None else seed, "zipped": zipped, "memory_limit": limit}
 
@@ -113,6 +116,8 @@ def sweep(
         return notes | used | {"precision": precision} | versions() | dict(attributes or {})
 
     if store is None:
+        footprint.copies = FETCHED
+        footprint.results = points.size * sum(o.bytes for o in outputs)
         tiles = program.choose(points.shape, chunk, limit)
         variables, status = filled(points, outputs)
 
@@ -122,7 +127,7 @@ def sweep(
             status[region] = np.array(reasons, object).reshape(status[region].shape)
 
         with reporter(progress, 0, points.size) as report:
-            _run(program, tiles, list(tiles), keep, report, 0)
+            _run(program, tiles, list(tiles), keep, report, 0, limit)
         own = {o.name: o.dims for o in outputs}
         labels = {k: ((*points.dims, *own[k]), v) for k, v in variables.items()}
         return labelled(points, labels | {STATUS: (points.dims, status.astype(str))}, coords or {}, noted())
@@ -145,7 +150,7 @@ def sweep(
             meet("missing")
             done = points.size - sum(len(tiles.index(r)) for r in missing)
             with reporter(progress if first_process() else False, done, points.size) as report:
-                _run(program, tiles, share(missing), kept.write, report, done)
+                _run(program, tiles, share(missing), kept.write, report, done, limit)
             meet("written")
     return kept.read()
 
@@ -161,21 +166,23 @@ def _opened(store: Store) -> Iterator[bool]:
             yield True
 
 
-def _run(program: Program, tiles: Tiles, work: list, keep: Finish, report: Report, done: int) -> None:
+def _run(program: Program, tiles: Tiles, work: list, keep: Finish, report: Report, done: int, limit: int) -> None:
     """Compute rectangles one after the other, each started before the one before it is fetched and kept."""
     total = int(np.prod(tiles.shape))
-    waiting = None
+    waiting: list[tuple] = []
     with quiet_callbacks():
         for region in [*work, None]:
-            started = None
             if region is not None:
                 index = tiles.index(region)
-                started = region, index, program.launch(index)
-            if waiting is not None:
-                region, index, launched = waiting
-                values, reasons = program.finish(index, launched)
-                arrays = [v for o, v in zip(program.outputs, values, strict=True) if o.result is None]
-                keep(region, arrays, reasons)
-                done += len(index)
+                waiting.append((region, index, program.launch(index)))
+            if region is None or len(waiting) > 1:
+                done += _kept(program, keep, *waiting.pop(0)) if waiting else 0
+                program.give_back(limit)
                 report(done, total)
-            waiting = started
+
+
+def _kept(program: Program, keep: Finish, region: tuple[slice, ...], index: np.ndarray, launched: Any) -> int:
+    """Fetch a rectangle and keep it; nothing of it stays here, or the next one would not have its memory."""
+    values, reasons = program.finish(index, launched)
+    keep(region, [v for o, v in zip(program.outputs, values, strict=True) if o.result is None], reasons)
+    return len(index)
