@@ -3,7 +3,8 @@
 A grid of learning rates and batch sizes on a double well of 256 cells: the exact mean escape time and the density at
 time 2, in float64.  The loop is the library's own call for one point, as a user would write it, once as it stands and
 once under `jit`, timed on a sample of the points.  Memory is the peak resident set of a process of its own, less what
-it held when the sweep began: compiling, the chunk and the results.  Virtual devices share the cores of the machine.
+it held when the sweep began, with all modules loaded: compiling, the chunk and the results.  Virtual devices share the
+cores of the machine.
 """
 
 import argparse
@@ -90,8 +91,9 @@ def memory_row(n, limit):
         (line,) = [x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(name)]
         return int(line.split()[1]) / 1024
 
+    sweep = rx.sweep  # loads xarray
     before = resident("VmRSS")
-    data = rx.sweep(both, memory=limit, chunk=n * n, **axes(n))
+    data = sweep(both, memory=limit, chunk=n * n, **axes(n))
     attributes = {k: int(data.attrs[k]) for k in ("chunk", "chunk_bytes", "memory_limit")}
     return attributes | dict(before=before, peak=resident("VmHWM"))
 
@@ -101,9 +103,8 @@ def device_row(n, devices):
 
     _, both = problem()
     seen = []
-    rx.sweep(
-        both, devices=devices, chunk=n * n // 4, progress=lambda d, t: seen.append((time.perf_counter(), d)), **axes(n)
-    )
+    tick = lambda done, total: seen.append((time.perf_counter(), done))
+    rx.sweep(both, devices=devices, chunk=32 * devices, progress=tick, **axes(n))
     return dict(rate=n * n / (seen[-1][0] - seen[0][0]))
 
 
@@ -175,7 +176,7 @@ def report(rows, n, fast):
         ]
         text += table(["way", "seconds", "ratio"], lines) + "\n\n"
     if "memory" in rows:
-        text += "The same sweep within a memory, MiB; the limit is for the program, the rest is compiling:\n\n"
+        text += "The same sweep within a memory, MiB; the limit is for all by which the process grows:\n\n"
         lines = [
             [
                 k,
@@ -186,9 +187,11 @@ def report(rows, n, fast):
             ]
             for k, r in rows["memory"].items()
         ]
-        text += table(["limit", "chunk", "program", "resident before", "peak beyond"], lines) + "\n\n"
+        text += table(["limit", "chunk", "program", "resident before", "growth at its peak"], lines) + "\n\n"
     if "device" in rows:
-        text += f"Virtual devices on a machine of {os.cpu_count()} cores, points a second without compiling:\n\n"
+        text += (
+            f"Virtual devices on {os.cpu_count()} cores, {n}x{n} points, 32 on each at once, compiling not included:\n\n"
+        )
         first = next(iter(rows["device"].values()))["rate"]
         lines = [[str(d), f"{r['rate']:.0f}", f"{r['rate'] / first:.2f}"] for d, r in rows["device"].items()]
         text += table(["devices", "points/s", "speedup"], lines) + "\n\n"
