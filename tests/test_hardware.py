@@ -21,6 +21,15 @@ def test_rates(mine):
     assert set(mine.dtypes) == set(_measure.DTYPES) and mine.dtypes["float32"] and mine.dtypes["float64"]
 
 
+def test_the_copy_is_no_measure_of_new_pages():
+    resource = pytest.importorskip("resource")
+    faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    before = faults()
+    rx.hardware.measure(megabytes=64, matrix=8)
+    # Two arrays' pages, and some for compiling; one that is new for each of five copies or more would be 80,000.
+    assert faults() - before < 2**26 / resource.getpagesize() * 4
+
+
 def test_a_training_step_against_the_bandwidth():
     n = 2**22
     w, g = jnp.ones(n, jnp.float32), jnp.ones(n, jnp.float32)
