@@ -1,8 +1,8 @@
 """Optimizers without a learning rate against tuned ones: final losses, scores, and the time of a step.
 
 `python optimizers.py --fast --minutes 5` runs what is missing in optimizers.csv for five minutes and stops; again until
-nothing is missing.  Without `--fast` every budget is four times as long.  `--time` adds the step times, `--report`
-writes optimizers.md from what is stored.
+nothing is missing.  Without `--fast` every budget is four times as long.  `--time` measures the step times, `--time
+optimizers` or `--time monitor` one table of them; `--report` writes optimizers.md from what is stored.
 
 References: Adam and AdamW (weight decay 1e-4), each with cosine and with linear decay, without and with 5 % warm-up,
 tuned over 7 rates from 1e-4 to 1e-1 by the mean log of the final training loss over the seeds that are reported: the
@@ -161,17 +161,16 @@ def study(fast, minutes, only):
     print(f"{left} of {len(TASKS) * (len(only) or len([*OURS, *REFERENCES, *PEERS]))} runs are missing")
 
 
-def timed_step(optimizer, sizes, batch, monitor=None, full=False, calls=20):
+def timed_step(optimizer, sizes, batch, monitor=None, full=False, calls=20, scan=False):
     """Calls of a whole jitted train step, each from where the last one ended; `full` gives the monitor all it asks for.
 
-    100 calls hold one of the measurements that the monitor makes every so many steps.
+    100 calls hold one of the measurements that the monitor makes every so many steps.  `scan` makes them one program.
     """
     params = dense(jr.key(0), sizes)
     data = jr.normal(jr.key(1), (batch, sizes[0])), jr.randint(jr.key(2), (batch,), 0, sizes[-1])
     loss_fn = lambda p, data: cross_entropy(forward(p, data[0]), data[1])
     more = {"loss_fn": loss_fn, "batch": data} if full else {}
 
-    @jax.jit
     def step(params, state, seen):
         loss, grads = jax.value_and_grad(loss_fn)(params, data)
         updates, state = optimizer.update(grads, state, params)
@@ -181,11 +180,16 @@ def timed_step(optimizer, sizes, batch, monitor=None, full=False, calls=20):
             seen, found = monitor.update(seen, **given, **more)
         return (optax.apply_updates(params, updates), state, seen), found
 
+    one = jax.jit(step)
+    many = jax.jit(lambda carry: jax.lax.scan(lambda c, _: step(*c), carry, length=calls)[0])
     carry = [(params, optimizer.init(params), None if monitor is None else monitor.init(params))]
 
     def call():
+        if scan:
+            carry[0] = jax.block_until_ready(many(carry[0]))
+            return
         for _ in range(calls):
-            carry[0], _ = jax.block_until_ready(step(*carry[0]))
+            carry[0], _ = jax.block_until_ready(one(*carry[0]))
 
     call()
     return call
@@ -197,24 +201,46 @@ def in_turns(calls, repeats, each):
     return np.median(times, axis=0)
 
 
-def step_times():
-    """Whole jitted train step, ours over adamw(lr); and the same with the monitor."""
-    optimizers, watched = [], []
-    cheap, everything = rx.Monitor(number_format=None), rx.Monitor()
-    for sizes, batch in (((64, 128, 128, 10), 32), ((256, 512, 512, 10), 32), ((256, 512, 512, 10), 1024)):
-        shape, adamw = "-".join(map(str, sizes)), optax.adamw(1e-3)
-        both = [timed_step(o, sizes, batch) for o in (adamw, rx.optim.rate_adamw(10**6))]
-        a, b = in_turns(both, 9, 20)
-        optimizers.append([shape, str(batch), f"{a * 1e6:.0f}", f"{b * 1e6:.0f}", f"{b / a:.2f}"])
-        watchers = ((None, False), (cheap, False), (everything, True))
+STEPS = (((64, 128, 128, 10), 32), ((256, 512, 512, 10), 32), ((256, 512, 512, 10), 1024))
+
+
+def optimizer_times():
+    """Whole jitted train step, ours over adamw(lr): called from Python, and within a scan over 20 steps."""
+    rows, pair = [], (optax.adamw(1e-3), rx.optim.rate_adamw(10**6))
+    for sizes, batch in STEPS:
+        each = [timed_step(o, sizes, batch, scan=scan) for scan in (False, True) for o in pair]
+        a, b, c, d = in_turns(each, 5 if batch > 100 else 15, 20)
+        called = [f"{a * 1e6:.0f}", f"{b * 1e6:.0f}", f"{b / a:.2f}"]
+        scanned = [f"{c * 1e6:.0f}", f"{d * 1e6:.0f}", f"{d / c:.2f}"]
+        rows.append(["-".join(map(str, sizes)), str(batch), *called, *scanned])
+    scan = ["in a scan: adamw", "rate_adamw", "ratio"]
+    return table(["MLP", "batch", "adamw, us a step", "rate_adamw, us a step", "ratio", *scan], rows)
+
+
+def monitor_times():
+    """Whole jitted train step with adamw(lr), without and with the monitor."""
+    rows, adamw = [], optax.adamw(1e-3)
+    watchers = ((None, False), (rx.Monitor(number_format=None), False), (rx.Monitor(), True))
+    for sizes, batch in STEPS:
         three = [timed_step(adamw, sizes, batch, monitor, full, calls=100) for monitor, full in watchers]
         a, b, c = in_turns(three, 3 if batch > 100 else 7, 100)
-        watched.append([shape, str(batch), f"{a * 1e6:.0f}", f"{b * 1e6:.0f}", f"{b / a:.2f}", f"{c / a:.2f}"])
-    text = table(["MLP", "batch", "adamw, us a step", "rate_adamw, us a step", "ratio"], optimizers)
+        shape = "-".join(map(str, sizes))
+        rows.append([shape, str(batch), f"{a * 1e6:.0f}", f"{b * 1e6:.0f}", f"{b / a:.2f}", f"{c / a:.2f}"])
     head = ["MLP", "batch", "adamw, us a step", "with the monitor", "ratio", "all entries, every 100 steps: ratio"]
-    text += "\n\n" + table(head, watched)
-    (HERE / "optimizers_time.md").write_text(text + "\n")
-    print(text)
+    return table(head, rows)
+
+
+def step_times(which):
+    """Measure these tables, all of them if none is named, and keep the others as they are stored."""
+    path = HERE / "optimizers_time.md"
+    parts = {"optimizers": optimizer_times, "monitor": monitor_times}
+    old = path.read_text().strip().split("\n\n") if path.exists() else [""] * len(parts)
+    text = [
+        measure() if name in (which or parts) else kept
+        for (name, measure), kept in zip(parts.items(), old, strict=True)
+    ]
+    path.write_text("\n\n".join(text) + "\n")
+    print(path.read_text())
 
 
 def main():
@@ -222,11 +248,11 @@ def main():
     parser.add_argument("--fast", action="store_true", help="the short budgets, for two cores")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so many; run again to go on")
     parser.add_argument("--only", nargs="*", default=[], help="these optimizers, by name")
-    parser.add_argument("--time", action="store_true", help="measure step times only")
+    parser.add_argument("--time", nargs="*", choices=("optimizers", "monitor"), help="measure step times only")
     parser.add_argument("--report", action="store_true", help="write optimizers.md from what is stored")
     arguments = parser.parse_args()
-    if arguments.time:
-        step_times()
+    if arguments.time is not None:
+        step_times(arguments.time)
     elif arguments.report:
         from optimizer_report import report
 

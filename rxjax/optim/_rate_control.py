@@ -8,7 +8,7 @@ from jaxtyping import ArrayLike, PyTree
 
 from ._arguments import need_params
 from ._scale_by_reaction_rate import ReactionRateState, scale_by_reaction_rate
-from ._wide import check_floating, select, widened
+from ._wide import check_floating, replace_unless, widened
 
 
 class RateControlState(NamedTuple):
@@ -107,6 +107,6 @@ def rate_control(
         rate: Any
         moved, rate = block.update(direction, state.rate, params, grad=gradient)
         taken = rate.skipped == state.rate.skipped
-        return moved, RateControlState(rate, select(taken, after, state.base))
+        return moved, RateControlState(rate, replace_unless(taken, after, state.base))
 
     return optax.GradientTransformationExtraArgs(init, update)

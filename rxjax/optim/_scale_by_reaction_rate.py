@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 
 from ._arguments import need_params
 from ._controller import ControllerState, Sums, control, initial_state, make_settings, window_length
-from ._wide import cast_like, check_floating, inner, scalar_dtype, select, size, square, widened, zeros
+from ._wide import cast_like, check_floating, in_rows, inner, scalar_dtype, select, size, square, widened, zeros
 
 
 class ReactionRateState(NamedTuple):
@@ -113,7 +113,7 @@ def scale_by_reaction_rate(
         del extra_args
         params = need_params(params, "scale_by_reaction_rate")
         g = widened(updates if grad is None else grad)
-        u = widened(updates)
+        u = in_rows(widened(updates))
         xi, before = state.displacement, state.controller
         dtype = before.drift.dtype
         sums = Sums(

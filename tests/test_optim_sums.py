@@ -1,0 +1,98 @@
+"""Sums over trees and the choice between two states, which take paths of their own on a CPU."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from optimizers import compiled
+
+from rxjax.optim._wide import in_rows, inner, replace_unless, square
+
+# A plain sum, blocks of either size, rows, slabs and what fits none of them.
+SHAPES = [
+    (1000,),
+    (128, 16),
+    (128, 10),
+    (40, 33),
+    (256, 128),
+    (40, 1000),
+    (3, 3, 64, 64),
+    (32768,),
+    (32769,),
+    (1311, 25),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_inner_products_are_those_of_numpy(shape):
+    random = np.random.default_rng(0)
+    x, y = (random.standard_normal((2, *shape)).astype(np.float32) for _ in range(2))
+    exact = [np.sum(a.astype(float) * b) for a, b in zip(x, y, strict=True)]
+    size = [np.sum(a.astype(float) ** 2) for a in x]
+    both = lambda a, b: (inner([a], [b], jnp.float32), square(in_rows([a]), jnp.float32))
+    one = compiled(both)
+    many = compiled(jax.vmap(both))(x, y)
+    # Gradients as XLA sees them: the transposes of something.
+    turned = compiled(lambda a, b: both(jnp.moveaxis(a, 0, -1), jnp.moveaxis(b, 0, -1)))
+    back = [np.ascontiguousarray(np.moveaxis(a[0], -1, 0)) for a in (x, y)]
+    for found in ((many[0][0], many[1][0]), one(x[0], y[0]), turned(*back)):
+        np.testing.assert_allclose(found[0], exact[0], atol=2e-6 * size[0])
+        np.testing.assert_allclose(found[1], size[0], rtol=2e-6)
+    np.testing.assert_allclose(many[0], exact, atol=2e-6 * size[0])
+    gradient = compiled(jax.grad(lambda a: square([a], jnp.float32)))(x[0])
+    np.testing.assert_allclose(gradient, 2 * x[0], rtol=1e-6)
+
+
+def test_a_state_is_replaced_unless_the_condition_holds():
+    new = {"x": jnp.arange(3.0), "count": jnp.array(4)}
+    old = {"x": -jnp.arange(3.0), "count": jnp.array(3)}
+    choose = jax.jit(lambda ok, a, b: replace_unless(ok, a, b))
+    for ok, expected in ((True, new), (False, old)):
+        jax.tree.map(np.testing.assert_array_equal, choose(jnp.array(ok), new, old), expected)
+    many = jax.vmap(choose, (0, None, None))(jnp.array([True, False]), new, old)
+    np.testing.assert_array_equal(many["count"], [4, 3])
+
+    for ok, of_new, of_old in ((True, 2, 0), (False, 0, 2)):
+        total = lambda a, b, ok=ok: jnp.sum(2 * choose(jnp.array(ok), {**new, "x": a}, {**old, "x": b})["x"])
+        for mode in (jax.grad, jax.jacfwd):
+            a, b = mode(total, (0, 1))(new["x"], old["x"])
+            np.testing.assert_array_equal(a, np.full(3, of_new))
+            np.testing.assert_array_equal(b, np.full(3, of_old))
+    # A base optimizer that changes a type is left to the ordinary rules.
+    with jax.numpy_dtype_promotion("standard"):
+        assert choose(jnp.array(True), jnp.ones(2), jnp.zeros(2, jnp.float32)).dtype == jnp.float64
+
+
+def test_a_state_that_is_kept_costs_no_pass():
+    """Neither copies nor choices between arrays are left in the compiled step."""
+
+    def step(x, state):
+        new = 0.9 * state + 0.1 * x
+        return replace_unless(jnp.sum(new * x) > 0, new, state)
+
+    x = jnp.ones((64, 64))
+    text = str(jax.jit(step).lower(x, x).compile().as_text())
+    main = text[text.index("ENTRY") :]
+    assert "while(" in main and "copy(" not in main and "select" not in main
+
+
+DIVIDED = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+import jax, jax.numpy as jnp, rxjax as rx
+mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+optimizer = rx.optim.rate_adamw(10)
+for shape in ((512, 256), (128, 128)):
+    x = jax.device_put(jnp.ones(shape, jnp.float32), jax.NamedSharding(mesh, jax.P("x")))
+    step = jax.jit(lambda x, state: optimizer.update(x, state, x))
+    print("all-gather" in step.lower(x, optimizer.init(x)).compile().as_text())
+"""
+
+
+def test_arrays_that_the_compiler_divides_are_not_gathered():
+    """Implicit sharding, of which no type tells, in a process of its own: eight devices on one CPU."""
+    out = subprocess.run([sys.executable, "-c", DIVIDED], capture_output=True, text=True, timeout=300)
+    assert out.stdout.split() == ["False", "False"], out.stderr[-3000:]
