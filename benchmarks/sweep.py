@@ -189,9 +189,8 @@ def report(rows, n, fast):
         ]
         text += table(["limit", "chunk", "program", "resident before", "growth at its peak"], lines) + "\n\n"
     if "device" in rows:
-        text += (
-            f"Virtual devices on {os.cpu_count()} cores, {n}x{n} points, 32 on each at once, compiling not included:\n\n"
-        )
+        where = f"Virtual devices on {os.cpu_count()} cores, {n}x{n} points"
+        text += f"{where}, 32 on each at once, compiling not included:\n\n"
         first = next(iter(rows["device"].values()))["rate"]
         lines = [[str(d), f"{r['rate']:.0f}", f"{r['rate'] / first:.2f}"] for d, r in rows["device"].items()]
         text += table(["devices", "points/s", "speedup"], lines) + "\n\n"
