@@ -6,8 +6,9 @@ import numpy as np
 from _bench import table
 
 PROTOCOL = {
-    "fast": "Reduced for two cores: budgets of 150 to 1000 steps, 1500 to 6000 on the last three tasks, networks of 40 to "
-    "12,000 parameters.  The last three tasks were added later, since AdamW at 1e-3 is good on none of the others.",
+    "fast": "Reduced for two cores: budgets of 150 to 1000 steps, 1500 to 6000 on the last three tasks, "
+    "networks of 40 to 12,000 parameters.  The last three tasks were added later, since AdamW at 1e-3 is good on none "
+    "of the others.",
     "full": "Budgets four times those of the fast study, its first 14 tasks; of peers and references only those below.",
 }
 
