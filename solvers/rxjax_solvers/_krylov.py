@@ -1,28 +1,52 @@
 """Krylov spaces, and exponentials of what a generator looks like in one."""
 
 from collections.abc import Callable
+from math import comb, perm
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-# Degree of the rational approximation of exp, right to rounding for norms up to 1.
-_PADE_DEGREE = 8
+# Degree of the approximation of exp: right to rounding up to 1, and small enough beyond that its 16th power is none.
+_DEGREE, _SQUARINGS = 8, 6
+# Vectors are read by so many at once, and only those that are there.
+_BLOCK = 8
 # Products that add less than so many roundings to the space add nothing.
 _NOTHING = 32
+
+
+def _quadratics() -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """`(a, b)` of `1 + a z + b z^2` above and below: the rational approximation that vanishes at minus infinity."""
+    n = _DEGREE
+    above = [comb(n - 1, j) / perm(2 * n - 1, j) for j in range(n)]
+    below = [(-1) ** j * comb(n, j) / perm(2 * n - 1, j) for j in range(n + 1)]
+    halves = []
+    for coefficients in (above, below):
+        roots = np.sort_complex(np.roots(coefficients[::-1]))
+        pairs = [(-2 * np.real(1 / r), 1 / abs(r) ** 2) for r in roots if r.imag > 0]
+        alone = [(-1 / np.real(r), 0.0) for r in roots if r.imag == 0]
+        halves.append([(float(a), float(b)) for a, b in pairs + alone])
+    return list(zip(*halves, strict=True))
+
+
+_QUADRATICS = _quadratics()
 
 
 class Krylov(eqx.Module):
     """An orthonormal basis of `b, K b, K^2 b, ...` and `K` in it.
 
-    - `basis`: (m + 1, n), rows; `projected`: (m + 1, m), `K basis[j] = sum_i projected[i, j] basis[i]`.
+    - `basis`: at least m + 1 rows, in whole blocks.
+    - `projected`: (m + 1, m), `K basis[j] = sum_i projected[i, j] basis[i]`.
+    - `sizes`: (m + 1,), sums of absolute values of the basis.
     - `norm`: of `b = norm basis[0]`.
     - `used`: how many columns have been computed.
     """
 
-    basis: Float[Array, "m1 n"]
+    basis: Float[Array, "rows n"]
     projected: Float[Array, "m1 m"]
+    sizes: Float[Array, "m1"]
     norm: Float[Array, ""]
     used: Int[Array, ""]
 
@@ -30,8 +54,10 @@ class Krylov(eqx.Module):
 def start(b: Float[Array, "n"], size: int) -> Krylov:
     """The space of `b` alone, with room for `size` products."""
     norm = jnp.sqrt(jnp.sum(b**2))
-    basis = jnp.zeros((size + 1, b.size), b.dtype).at[0].set(b / jnp.where(norm > 0, norm, 1))
-    return Krylov(basis, jnp.zeros((size + 1, size), b.dtype), norm, jnp.zeros((), jnp.int32))
+    first = b / jnp.where(norm > 0, norm, 1)
+    basis = jnp.zeros((_BLOCK * (size // _BLOCK + 1), b.size), b.dtype).at[0].set(first)
+    sizes = jnp.zeros(size + 1, b.dtype).at[0].set(jnp.sum(jnp.abs(first)))
+    return Krylov(basis, jnp.zeros((size + 1, size), b.dtype), sizes, norm, jnp.zeros((), jnp.int32))
 
 
 def extend(
@@ -39,20 +65,24 @@ def extend(
     apply: Callable[[Array], Array],
     steps: int | Int[Array, ""],
     dimension: int | Int[Array, ""] | None = None,
+    project: Callable[[Array], Array] = lambda w: w,
 ) -> Krylov:
-    """`steps` further products with `apply`, orthogonalised twice; images of `apply` fill `dimension` at most."""
+    """`steps` further products with `apply`, orthogonalised twice; images of `apply` fill `dimension` at most.
+
+    `project` removes, orthogonally, what no image of `apply` may hold.
+    """
     dimension = krylov.basis.shape[1] if dimension is None else dimension
 
     def step(j, krylov):
         j = krylov.used
         w = apply(krylov.basis[j])
         scale = jnp.sqrt(jnp.sum(w**2))
-        column = jnp.zeros(krylov.basis.shape[0], w.dtype)
+        column = jnp.zeros(krylov.sizes.shape[0], w.dtype)
         norm = before = scale
         for _ in range(2):
-            along = jnp.matmul(krylov.basis, w, precision=lax.Precision.HIGHEST)
-            w = w - jnp.matmul(along, krylov.basis, precision=lax.Precision.HIGHEST)
-            column = column + along
+            along, part = _within(krylov.basis, w, j // _BLOCK + 1)
+            w = project(w - part)
+            column = column + along[: column.size]
             before, norm = norm, jnp.sqrt(jnp.sum(w**2))
         # Nothing new but rounding, much of it within the space (Daniel, Gragg, Kaufman and Stewart 1976): the space is
         # invariant, and what follows stays zero.
@@ -60,61 +90,115 @@ def extend(
         new = new & (j + 1 < dimension)
         norm = jnp.where(new, norm, 0)
         column = column.at[j + 1].set(norm)
-        basis = krylov.basis.at[j + 1].set(jnp.where(new, w / jnp.where(new, norm, 1), 0))
-        return Krylov(basis, krylov.projected.at[:, j].set(column), krylov.norm, j + 1)
+        w = jnp.where(new, w / jnp.where(new, norm, 1), 0)
+        basis, sizes = krylov.basis.at[j + 1].set(w), krylov.sizes.at[j + 1].set(jnp.sum(jnp.abs(w)))
+        return Krylov(basis, krylov.projected.at[:, j].set(column), sizes, krylov.norm, j + 1)
 
     return lax.fori_loop(0, steps, step, krylov)
 
 
-def exponential(a: Float[Array, "m m"]) -> Float[Array, "m m"]:
-    """`exp(a)` for a small matrix of any norm: a rational approximation, squared as often as needed."""
-    norm = jnp.max(jnp.sum(jnp.abs(a), axis=0))
-    squarings = jnp.ceil(jnp.log2(jnp.maximum(norm, 0.5))).astype(jnp.int32) + 1
-    a = a * jnp.exp2(-squarings.astype(a.dtype))
-    eye = jnp.eye(a.shape[0], dtype=a.dtype)
-    power, even, odd, weight = eye, eye, jnp.zeros_like(a), 1.0
-    for k in range(1, _PADE_DEGREE + 1):
-        weight *= (_PADE_DEGREE - k + 1) / (k * (2 * _PADE_DEGREE - k + 1))
-        power = power @ a
-        even, odd = (even + weight * power, odd) if k % 2 == 0 else (even, odd + weight * power)
-    # Squaring exp(a) - 1 keeps the slow modes, whose factor is near 1.
-    small = 2 * jnp.linalg.solve(even - odd, odd)
-    _, small = lax.while_loop(lambda c: c[0] < squarings, lambda c: (c[0] + 1, 2 * c[1] + c[1] @ c[1]), (0, small))
-    return small + eye
+def _within(basis: Array, w: Array, blocks: Array) -> tuple[Array, Array]:
+    """Coordinates of `w` along the vectors of the first blocks, and what they make of `w`."""
+    basis = basis.reshape(-1, _BLOCK, w.size)
+
+    def add(i, carry):
+        along, part = carry
+        block = lax.dynamic_index_in_dim(basis, i, 0, keepdims=False)
+        here = jnp.matmul(block, w, precision=lax.Precision.HIGHEST)
+        return along.at[i].set(here), part + jnp.matmul(here, block, precision=lax.Precision.HIGHEST)
+
+    along, part = lax.fori_loop(0, blocks, add, (jnp.zeros(basis.shape[:2], w.dtype), jnp.zeros_like(w)))
+    return along.ravel(), part
 
 
-def evolve(a: Float[Array, "m m"], first: Float[Array, "m"], ts: Float[Array, "times"]) -> Float[Array, "times m"]:
-    """`exp(t a) first` at ascending times from 0 on."""
+def evolve(
+    k: Float[Array, "m m"],
+    first: Float[Array, "m"],
+    rate: Float[Array, ""],
+    ts: Float[Array, "times"],
+    last: int | Int[Array, ""] = 0,
+) -> tuple[Float[Array, "times m"], Float[Array, "times"]]:
+    """`y = exp(t W) first` at ascending times from 0 on for `W = rate (1 - k^-1)`, and element `last` of `k^-1 y`."""
 
     def advance(carry, t):
         before, dt, step, y = carry
         # Evenly spaced times share one exponential.
         same = jnp.abs(t - before - dt) <= 16 * jnp.finfo(t.dtype).eps * jnp.abs(t)
-        dt, step = lax.cond(same, lambda: (dt, step), lambda: (t - before, exponential((t - before) * a)))
-        y = step @ y
-        return (t, dt, step, y), y
+        dt, step = lax.cond(same, lambda: (dt, step), lambda: (t - before, exponential(k, rate * (t - before), last)))
+        change, row = step
+        return (t, dt, step, y + _product(change, y)), (y + _product(change, y), _product(row, y))
 
     zero = jnp.zeros_like(ts[0])
-    return lax.scan(advance, (zero, zero, jnp.eye(a.shape[0], dtype=a.dtype), first), ts)[1]
+    step = jnp.zeros_like(k), jnp.zeros_like(first)
+    return lax.scan(advance, (zero, zero, step, first), ts)[1]
+
+
+def exponential(
+    k: Float[Array, "m m"], time: Float[Array, ""], last: int | Int[Array, ""] = 0
+) -> tuple[Float[Array, "m m"], Float[Array, "m"]]:
+    r"""`exp(time (1 - k^-1)) - 1`, and row `last` of `k^-1 exp(time (1 - k^-1))`.
+
+    `k` is never inverted: in directions of no size, which the fast modes leave, nothing survives.  A rational
+    approximation that vanishes there, as a product of ratios of quadratics in `k`, is squared as often as needed.
+    """
+    squarings = jnp.maximum(jnp.ceil(jnp.log2(jnp.maximum(time, 1))).astype(jnp.int32), _SQUARINGS)
+    dt = time * jnp.exp2(-squarings.astype(k.dtype))
+    eye = jnp.eye(k.shape[0], dtype=k.dtype)
+    # With z = dt (1 - 1/k): k k, k k z and k k z z.
+    near = dt * (k - eye)
+    powers = _product(k, k), _product(k, near), _product(near, near)
+    # Changes, not factors: those of the slow modes are small.
+    change = jnp.zeros_like(k)
+    for zero, pole in _QUADRATICS:
+        below = powers[0] + pole[0] * powers[1] + pole[1] * powers[2]
+        above = (zero[0] - pole[0]) * powers[1] + (zero[1] - pole[1]) * powers[2]
+        if zero[1] == 0:
+            over = _product(k + zero[0] * near, eye + change)
+            both = jnp.linalg.solve(below, jnp.concatenate([above, over], axis=1))
+            factor, row = both[:, : k.shape[0]], both[last, k.shape[0] :]
+        else:
+            factor = jnp.linalg.solve(below, above)
+        change = change + factor + _product(change, factor)
+
+    def square(carry):
+        n, change, row = carry
+        return n + 1, 2 * change + _product(change, change), row + _product(row, change)
+
+    _, change, row = lax.while_loop(lambda c: c[0] < squarings, square, (0, change, row))
+    return change, row
+
+
+def rounding(time: Float[Array, "times"], now: Float[Array, "times"], first: Float[Array, ""]) -> Float[Array, "times"]:
+    """Rounding of `exponential` where `first` has become `now`: in slow rates at late times, in fast ones at early."""
+    eps = jnp.finfo(time.dtype).eps
+    # The quadratics' condition is the square of this.
+    steep = _DEGREE * 2.0**_SQUARINGS / time
+    return jnp.where(steep**2 * eps < 1, eps * (time * now + steep * first), jnp.inf)
+
+
+def _product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
 def inner_integral(
-    a: Float[Array, "k k"], b: Float[Array, "m m"], x: Float[Array, "k"], y: Float[Array, "m"], t: Float[Array, ""]
+    a: Float[Array, "k k"],
+    b: Float[Array, "m m"],
+    x: Float[Array, "k"],
+    y: Float[Array, "m"],
+    rate: Float[Array, ""],
+    t: Float[Array, ""],
 ) -> Float[Array, "k m"]:
-    """`int_0^t exp((t - s) a) x (exp(s b) y)' ds`, from one exponential (Van Loan 1978)."""
+    """`int_0^t exp((t - s) A) x (exp(s B) y)' ds`, `A = rate (1 - a^-1)`, from one exponential (Van Loan 1978)."""
     k, m = a.shape[0], b.shape[0]
     block = jnp.zeros((k + m, k + m), a.dtype)
-    block = block.at[:k, :k].set(a).at[k:, k:].set(b.T).at[:k, k:].set(jnp.outer(x, y))
-    return exponential(t * block)[:k, k:]
+    both = jnp.outer(_product(a, x), _product(b, y)) / rate
+    block = block.at[:k, :k].set(a).at[k:, k:].set(b.T).at[:k, k:].set(both)
+    return exponential(block, rate * t)[0][:k, k:]
 
 
-def inverse_generator(krylov: Krylov, rate: Float[Array, ""]) -> tuple[Array, Array]:
-    """`W` in the basis where `K = (1 - W/rate)^-1`, and `K^-1`; unused directions stand still."""
-    m = krylov.projected.shape[1]
-    used = jnp.arange(m, dtype=jnp.int32) < krylov.used
-    both = used[:, None] & used[None]
-    h = jnp.where(both, krylov.projected[:m], jnp.eye(m, dtype=krylov.projected.dtype))
-    # A direction that broke down holds nothing.
-    h = h + jnp.diag(jnp.where(jnp.sum(jnp.abs(h), axis=0) > 0, 0, 1).astype(h.dtype))
-    inverse = jnp.linalg.inv(h)
-    return jnp.where(both, rate * (jnp.eye(m, dtype=h.dtype) - inverse), 0), inverse
+def inverse(krylov: Krylov) -> Float[Array, "m1 m1"]:
+    """`K` in the basis.  The vector after the last product stands still, and holds what has left the space."""
+    m = jnp.arange(krylov.sizes.size, dtype=jnp.int32)
+    k = jnp.pad(krylov.projected, ((0, 0), (0, 1)))
+    k = jnp.where((m[:, None] <= krylov.used) & (m[None] < krylov.used), k, 0)
+    return k.at[krylov.used, krylov.used].set(1)

@@ -6,18 +6,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, ArrayLike, Float, Shaped
+from jaxtyping import Array, ArrayLike, Float, Int, Shaped
 
 from ._checks import positive
 from ._deflated import stationary_law
 from ._factor import Factor, assemble
 from ._factorization import AbstractFactorization, repeated
 from ._generator import AbstractGenerator
-from ._krylov import Krylov, evolve, extend, inner_integral, inverse_generator, start
+from ._krylov import Krylov, evolve, extend, inner_integral, inverse, rounding, start
 from ._results import RESULTS, outcome
 
 # Products between two looks at the error.
-_CHUNK = 8
+_CHUNK = 4
 # The error is also what so many products changed.
 _LAG = 3
 # The rate of the factor over the inverse of the time it serves, and by how much it grows when that does not do.
@@ -30,9 +30,10 @@ class ShiftInvert(eqx.Module):
     r"""Shift-and-invert Arnoldi: $e^{tW} p$ at every time from one factor of $s - W$.
 
     $K = (1 - W/s)^{-1}$ is known on $m$ vectors $p, K p, \dots$; in their span $W_m = s (1 - H_m^{-1})$ is a small
-    matrix whose exponential gives the density at all times, however late.  The stationary law is split off first, so
-    mass is exact at any horizon.  Stops when the residual, and what the last vectors changed, are below `tol` at every
-    save time; where early times do not get there it starts again with a faster $s$.
+    matrix whose exponential gives the density at all times, however late; $H_m$ is not inverted for it.  The stationary
+    law is split off first, so mass is exact at any horizon.  Stops when the residual, what has left the span in all the
+    time before, what the last vectors changed, and rounding are below `tol` at every save time; where early times do
+    not get there it starts again with a faster $s$, where late ones do not with a slower.
 
     **Arguments:**
 
@@ -47,10 +48,8 @@ class ShiftInvert(eqx.Module):
     many kT need several factors; if they do not suffice the result is `RESULTS.not_converged`.  A density may be
     negative within the error; if it is by more than `tol` the result is `RESULTS.negative`.
 
-    **In float32** the reported error does not see the rounding of times far beyond the slowest relaxation: there a
-    density was off by 1e-3, now and then by several per cent, with a reported error of zero.  Use float64 for them.
-
-    **Reverse mode** costs one transposed run with the same factor for each save time that matters.  No forward mode.
+    **Reverse mode** costs one transposed run with the same factor for each save time that matters; of several factors
+    all but the last are made again.  No forward mode.
 
     ??? cite "References"
 
@@ -103,11 +102,19 @@ class ShiftInvert(eqx.Module):
 
 
 class _Parts(eqx.Module):
-    """What a run leaves for its transpose: the factor, the space, and the law that was split off."""
+    """What an attempt leaves for its transpose."""
 
     factor: Factor
     krylov: Krylov
-    law: Float[Array, "*shape"]
+
+
+class _Attempts(eqx.Module):
+    """Rates of the factors, vectors used with each, which of them served each time, and how many were made."""
+
+    rates: Float[Array, "factors"]
+    used: Int[Array, "factors"]
+    which: Int[Array, "times"]
+    tried: Int[Array, ""]
 
 
 def _law(generator: AbstractGenerator, p0: Array, method: AbstractFactorization | None) -> Array:
@@ -117,17 +124,18 @@ def _law(generator: AbstractGenerator, p0: Array, method: AbstractFactorization 
 
 
 def _apply(parts_factor: Factor, law: Array, generator: AbstractGenerator):
-    """`(1 - W/s)^-1` on changes of density, flat in and out; rounding may not put mass back."""
+    """`(1 - W/s)^-1` on changes of density, flat in and out, and what takes their mass away.
+
+    At late times an image is far smaller than its source, so that rounding in the mass of one would be another's law.
+    """
     total = generator.mass(law)
     unit = law / jnp.where(total == 0, 1, total)
 
     def apply(v):
-        v = v.reshape(law.shape)
-        w = parts_factor.shift * parts_factor.elimination.solve(v)
-        # Mass that is rounding in a small new direction stands still, as the law does.
-        return (w + unit * (generator.mass(v) - generator.mass(w))).ravel()
+        w = parts_factor.shift * parts_factor.elimination.solve(v.reshape(law.shape))
+        return (w - unit * generator.mass(w)).ravel()
 
-    return apply
+    return apply, lambda v: v - jnp.where(total > 0, jnp.mean(v), 0)
 
 
 def _dimension(law: Array) -> Array:
@@ -135,21 +143,20 @@ def _dimension(law: Array) -> Array:
     return law.size - jnp.any(law > 0).astype(jnp.int32)
 
 
-def _attempt(
-    generator: AbstractGenerator, p0: Array, law: Array, span: Array, rate: Array, tol: Array, size: int, method
-):
+def _attempt(generator: AbstractGenerator, p0: Array, law: Array, span: Array, rate: Array, tol: Array, size, method):
     """A factor at `rate`, vectors until the error is small at some of the times, densities and errors at all."""
     factor = assemble(generator, [], rate, method)
-    apply = _apply(factor, law, generator)
-    lengths_of = lambda krylov: jnp.sum(jnp.abs(krylov.basis), axis=1) * _volume(generator)
+    apply, project = _apply(factor, law, generator)
     some = span[jnp.unique(jnp.array([0, span.size // 3, 2 * span.size // 3, span.size - 1]), size=min(4, span.size))]
 
     def errors(krylov, times):
-        ys, residual = _coordinates(krylov, rate, times)
+        ys, outside = _coordinates(krylov, rate, times)
         before, _ = _coordinates(eqx.tree_at(lambda k: k.used, krylov, krylov.used - _LAG), rate, times)
-        lengths = lengths_of(krylov)
-        last = jnp.abs(residual) * lengths[krylov.used]
-        error = jnp.maximum(jnp.sum(jnp.abs(ys - before) * lengths[None, :-1], axis=1), last)
+        lengths = krylov.sizes * _volume(generator)
+        change = jnp.abs(ys - before) @ lengths
+        error = jnp.maximum(change, outside * lengths[krylov.used])
+        now, first = jnp.abs(ys) @ lengths, krylov.norm * lengths[0]
+        error = error + rounding(rate * times, now, first)
         return ys, jnp.where(jnp.isfinite(error), error, jnp.inf)
 
     def go_on(carry):
@@ -157,15 +164,34 @@ def _attempt(
         return (error > tol) & (krylov.used + _CHUNK <= size)
 
     def grow(carry):
-        krylov = extend(carry[0], apply, _CHUNK, _dimension(law))
+        krylov = extend(carry[0], apply, _CHUNK, _dimension(law), project)
         return krylov, jnp.max(errors(krylov, some)[1])
 
-    krylov = start((p0 - law).ravel(), size)
+    krylov = start(project((p0 - law).ravel()), size)
     krylov, _ = lax.while_loop(go_on, grow, (krylov, jnp.full((), jnp.inf, p0.dtype)))
     ys, error = errors(krylov, span)
     ys = jnp.where(jnp.isfinite(error)[:, None], ys, 0)
-    ps = law[None] + jnp.matmul(ys, krylov.basis[:-1], precision=lax.Precision.HIGHEST).reshape(-1, *law.shape)
-    return ps, error, _Parts(factor, krylov, law)
+    # Zeros for directions that have no share, rather than a copy of the others.
+    ys = jnp.pad(ys, ((0, 0), (0, krylov.basis.shape[0] - ys.shape[1])))
+    ps = law[None] + jnp.matmul(ys, krylov.basis, precision=lax.Precision.HIGHEST).reshape(-1, *law.shape)
+    return ps, error, _Parts(factor, krylov)
+
+
+def _again(generator: AbstractGenerator, p0: Array, law: Array, rate: Array, used: Array, size, method) -> "_Parts":
+    """The factor and the space of an earlier attempt."""
+    factor = assemble(generator, [], rate, method)
+    apply, project = _apply(factor, law, generator)
+    krylov = start(project((p0 - law).ravel()), size)
+    return _Parts(factor, extend(krylov, apply, used, _dimension(law), project))
+
+
+def _next(rates: Array, tried: Array, errors: Array, span: Array) -> Array:
+    """The rate after those tried: slower where a late time fails that is far beyond their own, else faster."""
+    known = jnp.arange(rates.size, dtype=jnp.int32) < tried
+    time = span[jnp.argmax(errors)]
+    slower = _PER_TIME / time
+    slowest, fastest = jnp.min(jnp.where(known, rates, jnp.inf)), jnp.max(jnp.where(known, rates, 0))
+    return jnp.where(slower < slowest / 2, slower, _FASTER * fastest)
 
 
 def _volume(generator: AbstractGenerator) -> Array:
@@ -174,12 +200,12 @@ def _volume(generator: AbstractGenerator) -> Array:
 
 
 def _coordinates(krylov: Krylov, rate: Array, times: Array) -> tuple[Array, Array]:
-    """The density's coordinates at some times, and the size of the residual there."""
-    small, inverse = inverse_generator(krylov, rate)
-    first = jnp.zeros(small.shape[0], small.dtype).at[0].set(krylov.norm)
-    ys = evolve(small, first, times)
-    last = krylov.used - 1
-    return ys, krylov.projected[krylov.used, last] * (ys @ inverse[last])
+    """The density's coordinates at some times; and what was outside of the space, now or in all the time before."""
+    k, last = inverse(krylov), krylov.used - 1
+    first = jnp.zeros(k.shape[0], k.dtype).at[0].set(krylov.norm)
+    ys, ends = evolve(k, first, rate, times, last)
+    outside = jnp.maximum(jnp.abs(krylov.projected[krylov.used, last] * ends), jnp.abs(ys[:, krylov.used]))
+    return ys.at[:, krylov.used].set(0), outside
 
 
 @eqx.filter_custom_vjp
@@ -199,74 +225,106 @@ def _run(problem, tol, method, max_krylov, max_factors):
     empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     best = jnp.zeros((span.size, *p0.shape), p0.dtype), jnp.full(span.shape, jnp.inf, p0.dtype)
     none = jnp.zeros((), jnp.int32)
+    rates = jnp.full(max_factors, _PER_TIME / serves, p0.dtype)
+    attempts = _Attempts(rates, jnp.zeros(max_factors, jnp.int32), jnp.zeros(span.shape, jnp.int32), none)
 
     def go_on(carry):
-        (_, error), _, _, _, tried = carry
-        return (tried == 0) | (jnp.any(error > tol) & (tried < max_factors))
+        (_, error), _, attempts = carry
+        return (attempts.tried == 0) | (jnp.any(error > tol) & (attempts.tried < max_factors))
 
     def again(carry):
-        (ps, error), _, rate, solves, tried = carry
-        new, new_error, parts = attempt(rate)
+        (ps, error), _, attempts = carry
+        n = attempts.tried
+        new, new_error, parts = attempt(attempts.rates[n])
         better = new_error < error
         ps = jnp.where(better.reshape(-1, *[1] * p0.ndim), new, ps)
-        best = ps, jnp.where(better, new_error, error)
-        return best, parts, rate * _FASTER, solves + parts.krylov.used, tried + 1
+        error = jnp.where(better, new_error, error)
+        attempts = _Attempts(
+            attempts.rates.at[n + 1].set(_next(attempts.rates, n + 1, error, span), mode="drop"),
+            attempts.used.at[n].set(parts.krylov.used),
+            jnp.where(better, n, attempts.which),
+            n + 1,
+        )
+        return (ps, error), parts, attempts
 
-    carry = best, empty, _PER_TIME / serves, none, none
-    (ps, error), parts, _, solves, tried = lax.while_loop(go_on, again, carry)
-    return (ps, error / generator.mass(p0), solves, tried), parts
+    (ps, error), parts, attempts = lax.while_loop(go_on, again, (best, empty, attempts))
+    out = ps, error / generator.mass(p0), jnp.sum(attempts.used, dtype=jnp.int32), attempts.tried
+    return out, (law, parts, attempts)
 
 
 @_propagate.def_fwd
 def _forward(perturbed, problem, tol, method, max_krylov, max_factors):
     del perturbed
-    out, parts = _run(problem, tol, method, max_krylov, max_factors)
-    return out, (out[0], parts)
+    out, kept = _run(problem, tol, method, max_krylov, max_factors)
+    return out, (out[0], kept)
 
 
 @_propagate.def_bwd
 def _backward(residuals, cotangents, perturbed, problem, tol, method, max_krylov, max_factors):
-    del perturbed, tol, method, max_factors
-    (ps, parts), (generator, p0, ts) = residuals, problem
+    del perturbed, tol
+    (ps, (law, parts, attempts)), (generator, p0, ts) = residuals, problem
     gs = cotangents[0]
     gs = jnp.zeros_like(ps) if gs is None else gs
-    span, rate = ts[1:] - ts[0], parts.factor.shift
-    closed = jnp.any(parts.law > 0)
-    weight = parts.law / jnp.where(closed, jnp.sum(parts.law), 1)
+    span = ts[1:] - ts[0]
+    frozen = lax.stop_gradient(generator)
+
+    def of_attempt(n, carry):
+        mine = (attempts.which == n).reshape(-1, *[1] * p0.ndim)
+        rebuilt = lambda: _again(frozen, p0, law, attempts.rates[n], attempts.used[n], max_krylov, method)
+
+        def add():
+            latest = lax.cond(n == attempts.tried - 1, lambda: parts, rebuilt)
+            dp0, slope = _transposed(frozen, p0, law, latest, jnp.where(mine, gs, 0), span)
+            return carry[0] + dp0, jax.tree.map(jnp.add, carry[1], slope)
+
+        return lax.cond(jnp.any(jnp.where(mine, gs, 0) != 0), add, lambda: carry)
+
+    nothing = eqx.filter(jax.tree.map(jnp.zeros_like, frozen), eqx.is_inexact_array)
+    dp0, slope = lax.fori_loop(0, attempts.tried, of_attempt, (jnp.zeros_like(p0), nothing))
+    slopes = jax.vmap(lambda g, p: jnp.vdot(g, generator.apply(p)))(gs, ps)
+    dts = jnp.concatenate([-jnp.sum(slopes)[None], slopes])
+    return slope, dp0, dts
+
+
+def _transposed(generator: AbstractGenerator, p0: Array, law: Array, parts: _Parts, gs: Array, span: Array):
+    """Derivatives with respect to `p0` and `generator`: one transposed run for each time that matters."""
+    rate, size = parts.factor.shift, parts.krylov.sizes.size - 1
+    closed = jnp.any(law > 0)
+    weight = law / jnp.where(closed, jnp.sum(law), 1)
     # The law takes part as one more direction, which stands still.
-    small, _ = inverse_generator(parts.krylov, rate)
-    small = jnp.pad(small, ((0, 1), (0, 1)))
+    small = jnp.pad(inverse(parts.krylov)[:-1, :-1], ((0, 1), (0, 1))).at[-1, -1].set(1)
     first = jnp.zeros(small.shape[0], p0.dtype).at[0].set(parts.krylov.norm).at[-1].set(1)
 
     def apply(v):
         u = rate * parts.factor.elimination.transpose_solve(v.reshape(p0.shape))
-        return (u + jnp.sum(weight * (v.reshape(p0.shape) - u))).ravel()
+        return (u - jnp.sum(weight * u)).ravel()
+
+    unit = weight.ravel() / jnp.where(closed, jnp.linalg.norm(weight), 1)
+    project = lambda v: v - unit * jnp.sum(unit * v)
 
     def one(carry, inputs):
         g, t = inputs
 
-        def transposed():
+        def run():
             mean = jnp.sum(weight * g)
-            space = start((g - mean).ravel(), max_krylov)
-            space = extend(space, apply, parts.krylov.used, _dimension(parts.law))
-            dual, _ = inverse_generator(space, rate)
+            space = start(project((g - mean).ravel()), size)
+            space = extend(space, apply, parts.krylov.used, _dimension(law), project)
+            dual = inverse(space)[:-1, :-1]
             seed = jnp.zeros(dual.shape[0], p0.dtype).at[0].set(space.norm)
-            end = evolve(dual, seed, t[None])[0] @ space.basis[:-1]
-            pairs = inner_integral(dual, small, seed, first, t)
-            return mean + end.reshape(p0.shape), pairs.T @ space.basis[:-1]
+            end = evolve(dual, seed, rate, t[None])[0][0] @ space.basis[:size]
+            pairs = inner_integral(dual, small, seed, first, rate, t)
+            return mean + end.reshape(p0.shape), pairs.T @ space.basis[:size]
 
         nothing = lambda: (jnp.zeros_like(p0), jnp.zeros((small.shape[0], p0.size), p0.dtype))
-        du, dy = lax.cond(jnp.any(g != 0), transposed, nothing)
+        du, dy = lax.cond(jnp.any(g != 0), run, nothing)
         return (carry[0] + du, carry[1] + dy), None
 
     zero = jnp.zeros_like(p0), jnp.zeros((small.shape[0], p0.size), p0.dtype)
     (dp0, duals), _ = lax.scan(one, zero, (gs, span))
-    basis = jnp.concatenate([parts.krylov.basis[:-1], parts.law.ravel()[None]])
+    basis = jnp.concatenate([parts.krylov.basis[:size], law.ravel()[None]])
 
     def paired(generator):
         applied = jax.vmap(lambda v: generator.apply(v.reshape(p0.shape)).ravel())(basis)
         return jnp.sum(duals * applied)
 
-    slopes = jax.vmap(lambda g, p: jnp.vdot(g, generator.apply(p)))(gs, ps)
-    dts = jnp.concatenate([-jnp.sum(slopes)[None], slopes])
-    return eqx.filter_grad(paired)(generator), dp0, dts
+    return dp0, eqx.filter_grad(paired)(generator)
