@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, Int
 
 # Degree of the approximation of exp: right to rounding up to 1, and small enough beyond that its 16th power is none.
 _DEGREE, _SQUARINGS = 8, 6
+# Steps of less than this are not taken from one time to the next.
+_SHORT = 0.3
 # Vectors are read by so many at once, and only those that are there.
 _BLOCK = 8
 # Products that add less than so many roundings to the space add nothing.
@@ -122,11 +124,16 @@ def evolve(
 
     def advance(carry, t):
         before, dt, step, y = carry
-        # Evenly spaced times share one exponential.
-        same = jnp.abs(t - before - dt) <= 16 * jnp.finfo(t.dtype).eps * jnp.abs(t)
-        dt, step = lax.cond(same, lambda: (dt, step), lambda: (t - before, exponential(k, rate * (t - before), last)))
+        # Evenly spaced times share one exponential; where rounding would be large the start is nearer.
+        short = rate * jnp.minimum(t - before, before) < _SHORT
+        same = ~short & (jnp.abs(t - before - dt) <= 16 * jnp.finfo(t.dtype).eps * jnp.abs(t))
+        y = jnp.where(short, first, y)
+        new = jnp.where(short, t, t - before)
+        dt, step = lax.cond(same, lambda: (dt, step), lambda: (new, exponential(k, rate * new, last)))
         change, row = step
-        return (t, dt, step, y + _product(change, y)), (y + _product(change, y), _product(row, y))
+        end = _product(row, y)
+        y = y + _product(change, y)
+        return (t, dt, step, y), (y, end)
 
     zero = jnp.zeros_like(ts[0])
     step = jnp.zeros_like(k), jnp.zeros_like(first)
@@ -173,7 +180,8 @@ def rounding(time: Float[Array, "times"], now: Float[Array, "times"], first: Flo
     eps = jnp.finfo(time.dtype).eps
     # The quadratics' condition is the square of this.
     steep = _DEGREE * 2.0**_SQUARINGS / time
-    return jnp.where(steep**2 * eps < 1, eps * (time * now + steep * first), jnp.inf)
+    known = (steep**2 * eps < 1) & (time * eps < 0.1)
+    return jnp.where(known, eps * (time * now + steep * first), jnp.inf)
 
 
 def _product(a: Array, b: Array) -> Array:

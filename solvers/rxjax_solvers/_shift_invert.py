@@ -22,8 +22,8 @@ _CHUNK = 4
 _LAG = 3
 # The rate of the factor over the inverse of the time it serves, and by how much it grows when that does not do.
 _PER_TIME, _FASTER = 12.0, 8.0
-# Times up to so many first ones are served by one factor from the start.
-_SPAN = 30.0
+# Times up to so many first ones are served by one factor from the start; rounding allows fewer in float32.
+_SPAN, _SHORT_SPAN = 30.0, 5.0
 
 
 class ShiftInvert(eqx.Module):
@@ -32,8 +32,8 @@ class ShiftInvert(eqx.Module):
     $K = (1 - W/s)^{-1}$ is known on $m$ vectors $p, K p, \dots$; in their span $W_m = s (1 - H_m^{-1})$ is a small
     matrix whose exponential gives the density at all times, however late; $H_m$ is not inverted for it.  The stationary
     law is split off first, so mass is exact at any horizon.  Stops when the residual, what has left the span in all the
-    time before, what the last vectors changed, and rounding are below `tol` at every save time; where early times do
-    not get there it starts again with a faster $s$, where late ones do not with a slower.
+    time before, what the last vectors changed, and rounding are below `tol` at every save time; where one does not get
+    there it starts again with an $s$ for that time.
 
     **Arguments:**
 
@@ -186,12 +186,11 @@ def _again(generator: AbstractGenerator, p0: Array, law: Array, rate: Array, use
 
 
 def _next(rates: Array, tried: Array, errors: Array, span: Array) -> Array:
-    """The rate after those tried: slower where a late time fails that is far beyond their own, else faster."""
+    """The rate after those tried: that of the worst time, or a faster one if that has been tried."""
     known = jnp.arange(rates.size, dtype=jnp.int32) < tried
-    time = span[jnp.argmax(errors)]
-    slower = _PER_TIME / time
-    slowest, fastest = jnp.min(jnp.where(known, rates, jnp.inf)), jnp.max(jnp.where(known, rates, 0))
-    return jnp.where(slower < slowest / 2, slower, _FASTER * fastest)
+    rate = _PER_TIME / span[jnp.argmax(errors)]
+    near = known & (rates > rate / 2) & (rates < 2 * rate)
+    return jnp.where(jnp.any(near), _FASTER * jnp.max(jnp.where(known, rates, 0)), rate)
 
 
 def _volume(generator: AbstractGenerator) -> Array:
@@ -219,7 +218,8 @@ def _run(problem, tol, method, max_krylov, max_factors):
     span = ts[1:] - ts[0]
     law = _law(generator, p0, method)
     tol = tol * generator.mass(p0)
-    serves = jnp.minimum(jnp.sqrt(span[0] * span[-1]), _SPAN * span[0])
+    factors = _SPAN if p0.dtype == jnp.float64 else _SHORT_SPAN
+    serves = jnp.minimum(jnp.sqrt(span[0] * span[-1]), factors * span[0])
     attempt = lambda rate: _attempt(generator, p0, law, span, rate, tol, max_krylov, method)
     shapes = eqx.filter_eval_shape(attempt, tol)[2]
     empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
