@@ -19,7 +19,7 @@ _BLOCK = 8
 _NOTHING = 32
 
 
-def _quadratics() -> list[tuple[tuple[float, float], tuple[float, float]]]:
+def _quadratics() -> list:
     """`(a, b)` of `1 + a z + b z^2` above and below: the rational approximation that vanishes at minus infinity."""
     n = _DEGREE
     above = [comb(n - 1, j) / perm(2 * n - 1, j) for j in range(n)]
@@ -154,18 +154,21 @@ def exponential(
     # With z = dt (1 - 1/k): k k, k k z and k k z z.
     near = dt * (k - eye)
     powers = _product(k, k), _product(k, near), _product(near, near)
-    # Changes, not factors: those of the slow modes are small.
-    change = jnp.zeros_like(k)
-    for zero, pole in _QUADRATICS:
+
+    # One ratio after the other: many small solves at once wait for each other, for ever with some versions of XLA.
+    def multiply(carry, weights):
+        change, _ = carry
+        zero, pole = weights
         below = powers[0] + pole[0] * powers[1] + pole[1] * powers[2]
         above = (zero[0] - pole[0]) * powers[1] + (zero[1] - pole[1]) * powers[2]
-        if zero[1] == 0:
-            over = _product(k + zero[0] * near, eye + change)
-            both = jnp.linalg.solve(below, jnp.concatenate([above, over], axis=1))
-            factor, row = both[:, : k.shape[0]], both[last, k.shape[0] :]
-        else:
-            factor = jnp.linalg.solve(below, above)
-        change = change + factor + _product(change, factor)
+        # The last ratio, whose upper part is linear, over k.
+        over = _product(k + zero[0] * near, eye + change)
+        both = jnp.linalg.solve(below, jnp.concatenate([above, over], axis=1))
+        factor, row = both[:, : k.shape[0]], both[last, k.shape[0] :]
+        return (change + factor + _product(change, factor), row), None
+
+    # Changes, not factors: those of the slow modes are small.
+    (change, row), _ = lax.scan(multiply, (jnp.zeros_like(k), k[0]), jnp.asarray(_QUADRATICS, k.dtype))
 
     def square(carry):
         n, change, row = carry
@@ -204,9 +207,9 @@ def inner_integral(
     return exponential(block, rate * t)[0][:k, k:]
 
 
-def inverse(krylov: Krylov) -> Float[Array, "m1 m1"]:
-    """`K` in the basis.  The vector after the last product stands still, and holds what has left the space."""
+def inverse(krylov: Krylov, used: Int[Array, ""]) -> Float[Array, "m1 m1"]:
+    """`K` on the first `used` vectors.  The one after them stands still, and holds what has left the space."""
     m = jnp.arange(krylov.sizes.size, dtype=jnp.int32)
     k = jnp.pad(krylov.projected, ((0, 0), (0, 1)))
-    k = jnp.where((m[:, None] <= krylov.used) & (m[None] < krylov.used), k, 0)
-    return k.at[krylov.used, krylov.used].set(1)
+    k = jnp.where((m[:, None] <= used) & (m[None] < used), k, 0)
+    return k.at[used, used].set(1)

@@ -17,7 +17,7 @@ from ._krylov import Krylov, evolve, extend, inner_integral, inverse, rounding, 
 from ._results import RESULTS, outcome
 
 # Products between two looks at the error.
-_CHUNK = 4
+_CHUNK = 8
 # The error is also what so many products changed.
 _LAG = 3
 # The rate of the factor over the inverse of the time it serves, and by how much it grows when that does not do.
@@ -150,8 +150,8 @@ def _attempt(generator: AbstractGenerator, p0: Array, law: Array, span: Array, r
     some = span[jnp.unique(jnp.array([0, span.size // 3, 2 * span.size // 3, span.size - 1]), size=min(4, span.size))]
 
     def errors(krylov, times):
-        ys, outside = _coordinates(krylov, rate, times)
-        before, _ = _coordinates(eqx.tree_at(lambda k: k.used, krylov, krylov.used - _LAG), rate, times)
+        both = jnp.stack([krylov.used, krylov.used - _LAG])
+        (ys, before), (outside, _) = lax.map(lambda used: _coordinates(krylov, used, rate, times), both)
         lengths = krylov.sizes * _volume(generator)
         change = jnp.abs(ys - before) @ lengths
         error = jnp.maximum(change, outside * lengths[krylov.used])
@@ -198,13 +198,13 @@ def _volume(generator: AbstractGenerator) -> Array:
     return one if generator.grid is None else generator.grid.cell_volume.astype(one.dtype)
 
 
-def _coordinates(krylov: Krylov, rate: Array, times: Array) -> tuple[Array, Array]:
+def _coordinates(krylov: Krylov, used: Array, rate: Array, times: Array) -> tuple[Array, Array]:
     """The density's coordinates at some times; and what was outside of the space, now or in all the time before."""
-    k, last = inverse(krylov), krylov.used - 1
+    k, last = inverse(krylov, used), used - 1
     first = jnp.zeros(k.shape[0], k.dtype).at[0].set(krylov.norm)
     ys, ends = evolve(k, first, rate, times, last)
-    outside = jnp.maximum(jnp.abs(krylov.projected[krylov.used, last] * ends), jnp.abs(ys[:, krylov.used]))
-    return ys.at[:, krylov.used].set(0), outside
+    outside = jnp.maximum(jnp.abs(krylov.projected[used, last] * ends), jnp.abs(ys[:, used]))
+    return ys.at[:, used].set(0), outside
 
 
 @eqx.filter_custom_vjp
@@ -292,7 +292,7 @@ def _transposed(generator: AbstractGenerator, p0: Array, law: Array, parts: _Par
     closed = jnp.any(law > 0)
     weight = law / jnp.where(closed, jnp.sum(law), 1)
     # The law takes part as one more direction, which stands still.
-    small = jnp.pad(inverse(parts.krylov)[:-1, :-1], ((0, 1), (0, 1))).at[-1, -1].set(1)
+    small = jnp.pad(inverse(parts.krylov, parts.krylov.used)[:-1, :-1], ((0, 1), (0, 1))).at[-1, -1].set(1)
     first = jnp.zeros(small.shape[0], p0.dtype).at[0].set(parts.krylov.norm).at[-1].set(1)
 
     def apply(v):
@@ -309,7 +309,7 @@ def _transposed(generator: AbstractGenerator, p0: Array, law: Array, parts: _Par
             mean = jnp.sum(weight * g)
             space = start(project((g - mean).ravel()), size)
             space = extend(space, apply, parts.krylov.used, _dimension(law), project)
-            dual = inverse(space)[:-1, :-1]
+            dual = inverse(space, space.used)[:-1, :-1]
             seed = jnp.zeros(dual.shape[0], p0.dtype).at[0].set(space.norm)
             end = evolve(dual, seed, rate, t[None])[0][0] @ space.basis[:size]
             pairs = inner_integral(dual, small, seed, first, rate, t)
