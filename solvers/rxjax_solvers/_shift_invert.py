@@ -49,8 +49,8 @@ class ShiftInvert(eqx.Module):
     negative within the error; if it is by more than `tol` the result is `RESULTS.negative`.
 
     **Reverse mode** costs one transposed run with the same factor for each save time that matters; of several factors
-    all but the last are made again.  Its rounding grows with the save time, and no `error` says so: behind 30 kT it
-    was 2e-6 of the slope at t=1e5, and all of it at 1e11; `Rational` keeps its digits.  No forward mode.
+    all but the last are made again.  Its rounding grows with the save time, and no `error` says so: behind 30 kT a
+    slope was 2e-6 off that of `Rational` at t=1e5, and unlike it at 1e11.  No forward mode.
 
     ??? cite "References"
 
