@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-# Degree of the approximation of exp: right to rounding up to 1, and small enough beyond that its 16th power is none.
+# Degree of the approximation of exp: right to rounding up to 1, and small enough beyond that its 64th power is none.
 _DEGREE, _SQUARINGS = 8, 6
 # Steps of less than this are not taken from one time to the next.
 _SHORT = 0.3

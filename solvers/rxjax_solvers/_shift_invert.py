@@ -124,7 +124,7 @@ def _law(generator: AbstractGenerator, p0: Array, method: AbstractFactorization 
     return jnp.where(result == RESULTS.successful, law * generator.mass(p0), 0)
 
 
-def _apply(parts_factor: Factor, law: Array, generator: AbstractGenerator):
+def _apply(factor: Factor, law: Array, generator: AbstractGenerator):
     """`(1 - W/s)^-1` on changes of density, flat in and out, and what takes their mass away.
 
     At late times an image is far smaller than its source, so that rounding in the mass of one would be another's law.
@@ -133,7 +133,7 @@ def _apply(parts_factor: Factor, law: Array, generator: AbstractGenerator):
     unit = law / jnp.where(total == 0, 1, total)
 
     def apply(v):
-        w = parts_factor.shift * parts_factor.elimination.solve(v.reshape(law.shape))
+        w = factor.shift * factor.elimination.solve(v.reshape(law.shape))
         return (w - unit * generator.mass(w)).ravel()
 
     return apply, lambda v: v - jnp.where(total > 0, jnp.mean(v), 0)
@@ -144,10 +144,17 @@ def _dimension(law: Array) -> Array:
     return law.size - jnp.any(law > 0).astype(jnp.int32)
 
 
-def _attempt(generator: AbstractGenerator, p0: Array, law: Array, span: Array, rate: Array, tol: Array, size, method):
-    """A factor at `rate`, vectors until the error is small at some of the times, densities and errors at all."""
+def _begin(generator: AbstractGenerator, p0: Array, law: Array, rate: Array, size, method):
+    """A factor at `rate`, the space of the first vector, and how it grows."""
     factor = assemble(generator, [], rate, method)
     apply, project = _apply(factor, law, generator)
+    grow = lambda krylov, steps: extend(krylov, apply, steps, _dimension(law), project)
+    return factor, start(project((p0 - law).ravel()), size), grow
+
+
+def _attempt(generator: AbstractGenerator, p0: Array, law: Array, span: Array, rate: Array, tol: Array, size, method):
+    """A factor at `rate`, vectors until the error is small at some of the times, densities and errors at all."""
+    factor, krylov, grow = _begin(generator, p0, law, rate, size, method)
     some = span[jnp.unique(jnp.array([0, span.size // 3, 2 * span.size // 3, span.size - 1]), size=min(4, span.size))]
 
     def errors(krylov, times):
@@ -164,12 +171,11 @@ def _attempt(generator: AbstractGenerator, p0: Array, law: Array, span: Array, r
         krylov, error = carry
         return (error > tol) & (krylov.used + _CHUNK <= size)
 
-    def grow(carry):
-        krylov = extend(carry[0], apply, _CHUNK, _dimension(law), project)
+    def further(carry):
+        krylov = grow(carry[0], _CHUNK)
         return krylov, jnp.max(errors(krylov, some)[1])
 
-    krylov = start(project((p0 - law).ravel()), size)
-    krylov, _ = lax.while_loop(go_on, grow, (krylov, jnp.full((), jnp.inf, p0.dtype)))
+    krylov, _ = lax.while_loop(go_on, further, (krylov, jnp.full((), jnp.inf, p0.dtype)))
     ys, error = errors(krylov, span)
     ys = jnp.where(jnp.isfinite(error)[:, None], ys, 0)
     # Zeros for directions that have no share, rather than a copy of the others.
@@ -178,12 +184,10 @@ def _attempt(generator: AbstractGenerator, p0: Array, law: Array, span: Array, r
     return ps, error, _Parts(factor, krylov)
 
 
-def _again(generator: AbstractGenerator, p0: Array, law: Array, rate: Array, used: Array, size, method) -> "_Parts":
+def _again(generator: AbstractGenerator, p0: Array, law: Array, rate: Array, used: Array, size, method) -> _Parts:
     """The factor and the space of an earlier attempt."""
-    factor = assemble(generator, [], rate, method)
-    apply, project = _apply(factor, law, generator)
-    krylov = start(project((p0 - law).ravel()), size)
-    return _Parts(factor, extend(krylov, apply, used, _dimension(law), project))
+    factor, krylov, grow = _begin(generator, p0, law, rate, size, method)
+    return _Parts(factor, grow(krylov, used))
 
 
 def _next(rates: Array, tried: Array, errors: Array, span: Array) -> Array:
@@ -219,8 +223,8 @@ def _run(problem, tol, method, max_krylov, max_factors):
     span = ts[1:] - ts[0]
     law = _law(generator, p0, method)
     tol = tol * generator.mass(p0)
-    factors = _SPAN if p0.dtype == jnp.float64 else _SHORT_SPAN
-    serves = jnp.minimum(jnp.sqrt(span[0] * span[-1]), factors * span[0])
+    reach = _SPAN if p0.dtype == jnp.float64 else _SHORT_SPAN
+    serves = jnp.minimum(jnp.sqrt(span[0] * span[-1]), reach * span[0])
     attempt = lambda rate: _attempt(generator, p0, law, span, rate, tol, max_krylov, method)
     shapes = eqx.filter_eval_shape(attempt, tol)[2]
     empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
