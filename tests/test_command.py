@@ -19,6 +19,9 @@ from rxjax._command import _problems
 from rxjax._command._app import app
 
 OWN = """
+import signal
+import threading
+
 import jax.numpy as jnp
 
 def bowl(theta):
@@ -39,6 +42,15 @@ def broken(theta):
 def noticed(theta):
     open("started", "w").close()
     return jnp.cos(30 * theta[0])
+
+class Interrupted:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def unlucky(theta):
+    if threading.current_thread() is threading.main_thread():
+        Interrupted()
+    return theta[0] ** 2
 
 number = 3.0
 """
@@ -131,19 +143,32 @@ def test_bad_input_in_one_line(words, message, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} - {"__pycache__"} == {"own_losses.py"}
 
 
-def test_ctrl_c_leaves_nothing(tmp_path):
-    """Interrupted while it compiles or solves a flow of hours."""
-    words = "flow own_losses:noticed --bounds=-9:9,-9:9 --start=-8,0 --time 1e9 --frames 999 --out deep/er".split()
+def begin(words, folder):
+    """A process of its own that runs the command."""
     # Shells start what runs in the background with interrupts ignored.
     start = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    words = [sys.executable, "-c", start + "runpy.run_module('rxjax', run_name='__main__')", *words]
-    run = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    words = [sys.executable, "-c", start + "runpy.run_module('rxjax', run_name='__main__')", *words.split()]
+    return subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder)
+
+
+def test_ctrl_c_leaves_nothing(tmp_path):
+    """Interrupted while it compiles or solves."""
+    run = begin("flow own_losses:noticed --bounds=-9:9,-9:9 --start=-8,0 --frames 999 --out deep/er", tmp_path)
     while not (tmp_path / "started").exists():
         assert run.poll() is None
         time.sleep(0.05)
     time.sleep(1)
     run.send_signal(signal.SIGINT)
     out, error = run.communicate(timeout=30)
+    assert run.returncode == 130 and "nothing was written" in error and out == ""
+    assert not (tmp_path / "deep").exists()
+
+
+def test_a_ctrl_c_that_python_drops_is_heard(tmp_path):
+    """One that falls into a destructor, where no exception can leave."""
+    with begin("flow own_losses:unlucky --bounds=-9:9 --out deep/er", tmp_path) as run:
+        out, error = run.communicate(timeout=60)
+    assert "Exception ignored in" in error
     assert run.returncode == 130 and "nothing was written" in error and out == ""
     assert not (tmp_path / "deep").exists()
 

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from . import _ctrl_c
 from ._errors import Refusal, one_line
 from ._problems import TOYS
 from ._sweep_command import doctor, sweep
@@ -48,6 +49,7 @@ app = typer.Typer(
 
 def main() -> None:
     """The entry point of the command."""
+    _ctrl_c.listen()
     try:
         app(prog_name="rxjax")
     except SystemExit as stop:

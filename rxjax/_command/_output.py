@@ -4,6 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from ._ctrl_c import check
 from ._errors import Refusal
 
 
@@ -45,6 +46,7 @@ class Staged:
         done = []
         try:
             if kind is None:
+                check()
                 for path in sorted(Path(self._hidden.name).iterdir()):
                     done.append(path.replace(self.folder / path.name))
         finally:

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from ._ctrl_c import check
+
 _T = TypeVar("_T")
 
 
@@ -85,6 +87,7 @@ def interruptible(fn: Callable[[], _T]) -> _T:
     thread.start()
     while thread.is_alive():
         thread.join(0.05)
+        check()
     if "error" in outcome:
         raise outcome["error"]
     return outcome["value"]
