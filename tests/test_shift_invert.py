@@ -148,11 +148,9 @@ def test_what_leaves_the_space_is_missed():
     assert np.all(error <= stats["error"] + 1e-11), (error, stats["error"])
 
 
-@pytest.mark.parametrize(
-    "kT, ts, compared, rtol", [(0.1, [1e-3, 0.1, 1e3], 3, 3e-8), (0.03, [1e5, 1e11, 1e13], 1, 1e-5)]
-)
-def test_gradient_of_times_that_need_several_factors(kT, ts, compared, rtol):
-    """Each time by the factor that served it: the last, made for the latest time, knows nothing of the earliest."""
+@pytest.mark.parametrize("kT, ts, digits", [(0.1, [1e-3, 0.1, 1e3], [8, 8, 8]), (0.03, [1e5, 1e11, 1e13], [6, 1, 1])])
+def test_gradient_of_times_that_need_several_factors(kT, ts, digits):
+    """Each time by a factor near it: the last, made for the latest time, knows nothing of the earliest."""
     grid, ts = rxs.Grid(-2.0, 2.0, 60), np.array([0.0, *ts])
 
     def means(kT, ts, method):
@@ -163,7 +161,7 @@ def test_gradient_of_times_that_need_several_factors(kT, ts, compared, rtol):
     slopes, stats = jax.jit(lambda kT: jax.jacrev(means, has_aux=True)(kT, ts, rxs.ShiftInvert()))(kT)
     assert stats["num_factors"] > 1
     exact = jax.jit(lambda kT: jax.jacrev(means, has_aux=True)(kT, ts, rxs.Rational())[0])(kT)
-    np.testing.assert_allclose(slopes[:compared], exact[:compared], rtol=rtol)
+    np.testing.assert_array_less(np.abs(slopes / exact - 1), 3 * 0.1 ** np.array(digits))
 
 
 def test_fewer_states_than_vectors():

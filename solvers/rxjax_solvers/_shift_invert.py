@@ -24,6 +24,8 @@ _LAG = 3
 _PER_TIME, _FASTER = 12.0, 8.0
 # Times up to so many first ones are served by one factor from the start; rounding allows fewer in float32.
 _SPAN, _SHORT_SPAN = 30.0, 5.0
+# Rate times time outside of which the derivative, unlike the density, asks for a factor nearer to the time.
+_NEAR, _FAR = 0.3, 1e4
 
 
 class ShiftInvert(eqx.Module):
@@ -49,8 +51,9 @@ class ShiftInvert(eqx.Module):
     negative within the error; if it is by more than `tol` the result is `RESULTS.negative`.
 
     **Reverse mode** costs one transposed run with the same factor for each save time that matters; of several factors
-    all but the last are made again.  Its rounding grows with the save time, and no `error` says so: behind 30 kT a
-    slope was 2e-6 off that of `Rational` at t=1e5, and unlike it at 1e11.  No forward mode.
+    all but the last are made again, and times far from theirs get one of their own.  Its rounding grows with the save
+    time, as that of `Rational` does, and no `error` says so: behind 30 kT a slope kept 6 digits at t=1e7, 4 at 1e9 and
+    2 at 1e11, against 330-digit arithmetic.  No forward mode.
 
     ??? cite "References"
 
@@ -273,19 +276,30 @@ def _backward(residuals, cotangents, perturbed, problem, tol, method, max_krylov
     span = ts[1:] - ts[0]
     frozen = lax.stop_gradient(generator)
 
-    def of_attempt(n, carry):
-        mine = (attempts.which == n).reshape(-1, *[1] * p0.ndim)
-        rebuilt = lambda: _again(frozen, p0, law, attempts.rates[n], attempts.used[n], max_krylov, method)
+    matters = jnp.any(gs.reshape(span.size, -1) != 0, axis=1)
+    reach = attempts.rates[attempts.which] * span
+    far = matters & ((reach < _NEAR) | (reach > _FAR))
+    alone = jnp.nonzero(far, size=span.size)[0].astype(jnp.int32)
+
+    # First the factors of the attempts, then those of the times that are far.
+    def of_factor(n, carry):
+        first, one = n < attempts.tried, alone[n - attempts.tried]
+        rate = jnp.where(first, attempts.rates[n], _PER_TIME / span[one])
+        used = jnp.where(first, attempts.used[n], max_krylov)
+        which = jnp.where(first, (attempts.which == n) & ~far, jnp.arange(span.size, dtype=jnp.int32) == one)
 
         def add():
-            latest = lax.cond(n == attempts.tried - 1, lambda: parts, rebuilt)
-            dp0, slope = _transposed(frozen, p0, law, latest, jnp.where(mine, gs, 0), span)
+            again = lambda: _again(frozen, p0, law, rate, used, max_krylov, method)
+            latest = lax.cond(n == attempts.tried - 1, lambda: parts, again)
+            mine = jnp.where(which.reshape(-1, *[1] * p0.ndim), gs, 0)
+            dp0, slope = _transposed(frozen, p0, law, latest, mine, span)
             return carry[0] + dp0, jax.tree.map(jnp.add, carry[1], slope)
 
-        return lax.cond(jnp.any(jnp.where(mine, gs, 0) != 0), add, lambda: carry)
+        return lax.cond(jnp.any(which & matters), add, lambda: carry)
 
     nothing = eqx.filter(jax.tree.map(jnp.zeros_like, frozen), eqx.is_inexact_array)
-    dp0, slope = lax.fori_loop(0, attempts.tried, of_attempt, (jnp.zeros_like(p0), nothing))
+    count = attempts.tried + jnp.sum(far, dtype=jnp.int32)
+    dp0, slope = lax.fori_loop(0, count, of_factor, (jnp.zeros_like(p0), nothing))
     slopes = jax.vmap(lambda g, p: jnp.vdot(g, generator.apply(p)))(gs, ps)
     dts = jnp.concatenate([-jnp.sum(slopes)[None], slopes])
     return slope, dp0, dts
