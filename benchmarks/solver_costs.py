@@ -86,8 +86,8 @@ def bandwidth(fast):
     step = seconds / int(solution.stats["num_steps"])
     array = 8 * n * n
     moved = 9 * 5 * array
-    # In use: the density, its two halves and the error, and for four lengths of relaxation the factor.
-    half = np.ones(16 * array // 16)
+    # In use: the density, its two halves and the error, each axis' two rates, and for four relaxations the pivots.
+    half = np.ones(12 * array // 16)
     target = np.empty_like(half)
     speed = 2 * half.nbytes / median_seconds(lambda: np.copyto(target, half), 50)
     copy = f"copies of {2 * half.nbytes / 1e6:.3g} MB move {speed / 1e9:.3g} GB/s"

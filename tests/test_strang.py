@@ -179,18 +179,18 @@ def test_gibbs_law_stays_at_any_step():
 @rounding
 @pytest.mark.parametrize("n", [2, 3, 12])
 @pytest.mark.parametrize("periodic", [False, True])
-def test_both_orders_of_elimination_solve_the_system(n, periodic):
+@pytest.mark.parametrize("lanes", [3, 40])
+def test_both_orders_of_elimination_solve_the_system(n, periodic, lanes):
     keys = jax.random.split(jax.random.key(n), 4)
-    up, down = (10 ** jax.random.uniform(k, (n, 3), minval=-3, maxval=4) for k in keys[:2])
-    d, g = (jax.random.normal(k, (n, 3)) for k in keys[2:])
-    loss = 1 + jax.random.uniform(keys[0], (n, 3))
+    up, down = (10 ** jax.random.uniform(k, (n, lanes), minval=-3, maxval=4) for k in keys[:2])
+    d, g = (jax.random.normal(k, (n, lanes)) for k in keys[2:])
+    loss = 1 + jax.random.uniform(keys[0], (n, lanes))
     rates = AxisRates(up, down, periodic)
     tau = jnp.array(0.7)
 
     @jax.jit
     def run():
-        step = AxisRates(tau * up, tau * down, periodic)
-        solve = sweeps.implicit(step, sweeps.step_factor(step))
+        solve = sweeps.implicit(rates, tau, sweeps.step_factor(rates, tau))
         x = solve(d)
         (xt,) = jax.linear_transpose(solve, d)(g)
         pivots = sweeps._scan_pivots(up, down, loss)
@@ -206,6 +206,22 @@ def test_both_orders_of_elimination_solve_the_system(n, periodic):
     assert jnp.max(jnp.abs(xt - tau * rates.adjoint(xt) - g)) < 1e-14 * size
     for reduction, scan in pairs:
         np.testing.assert_allclose(reduction, scan, rtol=1e-9, atol=1e-12)
+
+
+@rounding
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_a_step_of_no_length_changes_nothing(dtype):
+    """Members of a batch that are done go on taking such steps, and what is not finite there spoils gradients."""
+    up, down = (10 ** jax.random.uniform(jax.random.key(k), (5, 40), dtype, -3, 4) for k in (0, 1))
+    rates = AxisRates(up, down, False)
+    d, tau = jax.random.normal(jax.random.key(2), (5, 40), dtype), jnp.zeros((), dtype)
+    step = lambda d, tau: sweeps.implicit(rates, tau, sweeps.step_factor(rates, tau))(d)
+    x, pull = jax.vjp(step, d, tau)
+    back, slope = pull(d)
+    eps = 16 * float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(x, d, rtol=eps)
+    np.testing.assert_allclose(back, d, rtol=eps)
+    np.testing.assert_allclose(slope, jnp.sum(d * rates.apply(d)), rtol=1e3 * eps)
 
 
 def test_plain_diffeqsolve_with_constant_and_adaptive_steps():

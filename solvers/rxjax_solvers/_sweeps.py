@@ -22,56 +22,56 @@ def _row(a: Array, i) -> Array:
     return lax.dynamic_index_in_dim(a, i, 0, keepdims=False)
 
 
+# Lanes from which on a row is read from the array again: carried beside it, it would lie where the next one is written,
+# and XLA computes such lanes one by one.  So it does complex ones in any case, and few are sooner done in registers.
+_WIDE = 32
+
+
+def _along(step: Callable[..., Array], x: Array, down: bool = False) -> Array:
+    """`x` with row after row but the first (the last, going down) replaced by `step(i, row, the row made before)`."""
+    n = x.shape[0]
+    by, first = (-1, n - 1) if down else (1, 0)
+    wide = x[0].size >= _WIDE and not jnp.iscomplexobj(x)
+
+    # In place, on one buffer: the sweeps are bound by memory.
+    def go(k, carry):
+        x, before = carry
+        i = first + by * k
+        row = step(i, _row(x, i), _row(x, i - by) if wide else before)
+        return lax.dynamic_update_index_in_dim(x, row, i, 0), None if wide else row
+
+    return lax.fori_loop(1, n, go, (x, None if wide else x[first]))[0]
+
+
 def _scan_pivots(up: Array, down: Array, loss: Array) -> Array:
     """Reciprocal pivots of the elimination from the first cell upwards."""
 
-    def eliminate(kept, rates):
-        # kept: the share of what the cell below receives that does not move on upwards.
-        u, d, lost = rates
-        c = lost + d * kept
-        inverse = 1 / (c + u)
-        return c * inverse, inverse
+    def eliminate(i, here, below):
+        # What a cell loses, and the share of what it sends down that does not come up again.
+        return here + _row(down, i) * (below / (below + _row(up, i - 1)))
 
     # Nothing lies below the first cell: what it sends down (an absorbing side, the seam) leaves for good.
-    return lax.scan(eliminate, jnp.ones_like(up[0]), (up, down, loss))[1]
+    return 1 / (_along(eliminate, loss.at[0].add(down[0])) + up)
 
 
 def _scan_solve(up: Array, down: Array, inverse: Array, d: Array) -> Array:
-    n = d.shape[0]
+    def ascend(i, here, below):
+        return _row(inverse, i) * (here + _row(up, i - 1) * below)
 
-    # In place, on one buffer: the sweeps are bound by memory.  The row just made is carried, not read again.
-    def ascend(i, carry):
-        s, below = carry
-        here = _row(inverse, i) * (_row(s, i) + _row(up, i - 1) * below)
-        return s.at[i].set(here), here
+    def descend(i, here, above):
+        return here + _row(inverse, i) * (_row(down, i + 1) * above)
 
-    def descend(k, carry):
-        x, above = carry
-        i = n - 2 - k
-        here = _row(x, i) + _row(inverse, i) * _row(down, i + 1) * above
-        return x.at[i].set(here), here
-
-    s = d.at[0].multiply(inverse[0])
-    return lax.fori_loop(0, n - 1, descend, lax.fori_loop(1, n, ascend, (s, s[0])))[0]
+    return _along(descend, _along(ascend, d.at[0].multiply(inverse[0])), down=True)
 
 
 def _scan_transpose(up: Array, down: Array, inverse: Array, g: Array) -> Array:
-    n = g.shape[0]
+    def ascend(i, here, below):
+        return here + _row(down, i) * (_row(inverse, i - 1) * below)
 
-    def ascend(i, carry):
-        z, below = carry
-        here = _row(z, i) + _row(inverse, i - 1) * _row(down, i) * below
-        return z.at[i].set(here), here
+    def descend(i, here, above):
+        return _row(inverse, i) * (here + _row(up, i) * above)
 
-    def descend(k, carry):
-        w, above = carry
-        i = n - 2 - k
-        here = _row(inverse, i) * (_row(w, i) + _row(up, i) * above)
-        return w.at[i].set(here), here
-
-    z, last = lax.fori_loop(1, n, ascend, (g, g[0]))
-    last = last * inverse[-1]
-    return lax.fori_loop(0, n - 1, descend, (z.at[-1].set(last), last))[0]
+    return _along(descend, _along(ascend, g).at[-1].multiply(inverse[-1]), down=True)
 
 
 def _lanes_last(solve: Callable[..., Array]) -> Callable[..., Array]:
@@ -155,10 +155,6 @@ class Chain(eqx.Module):
         args = (self.up, self.down, self.pivots, g)
         return lax.platform_dependent(*args, cpu=_lanes_last(_scan_transpose), default=_reduction_transpose)
 
-    def member(self, k: int) -> "Chain":
-        """The factor of one of the systems that lie along the axis behind the cells."""
-        return Chain(self.up[:, k], self.down[:, k], self.pivots[:, k])
-
 
 class Ring(eqx.Module):
     """The factor of a ring: the last cell is eliminated last, and closes the chain with a rank-one correction."""
@@ -176,10 +172,6 @@ class Ring(eqx.Module):
     def transpose_solve(self, g: Inexact[Array, "n *rest"]) -> Inexact[Array, "n *rest"]:
         last = ((g[-1] + jnp.sum(self.spread * g[:-1], axis=0)) / self.pivot)[None]
         return jnp.concatenate([self.chain.transpose_solve(g[:-1] + self.to_last * last), last])
-
-    def member(self, k: int) -> "Ring":
-        """The factor of one of the systems that lie along the axis behind the cells."""
-        return Ring(self.chain.member(k), self.to_last[:, k], self.spread[:, k], self.pivot[k])
 
 
 def _chain(up: Array, down: Array, loss: Array) -> Chain:
@@ -203,24 +195,30 @@ def factor(
     return Ring(chain, to_last, spread, loss[-1] + jnp.sum(loss[:-1] * spread, axis=0))
 
 
-def step_factor(rates: AxisRates) -> Chain | Ring:
-    """The factor of `I - W` along one axis; `rates` hold the step's length already."""
+def _per(tau: Array) -> Array:
+    """`1/tau`, finite where a step has no length, as those of a batch have that are done."""
+    return lax.stop_gradient(1 / jnp.maximum(tau, 1e8 * float(jnp.finfo(tau.dtype).tiny)))
+
+
+def step_factor(rates: AxisRates, tau: Float[Array, ""]) -> Chain | Ring:
+    """The factor of `1/tau - W` along one axis: no rates but the generator's own, which lengths of step share."""
     up, down = lax.stop_gradient((rates.up, rates.down))
-    return factor(up, down, jnp.ones_like(up), rates.periodic)
+    return factor(up, down, jnp.broadcast_to(_per(tau), up.shape), rates.periodic)
 
 
-def implicit(rates: AxisRates, factored: Chain | Ring) -> Callable[[Array], Array]:
-    """`d -> (I - W)^-1 d` along one axis, sweep axis first, with the factor of the same `rates`.
+def implicit(rates: AxisRates, tau: Float[Array, ""], factored: Chain | Ring) -> Callable[[Array], Array]:
+    """`d -> (I - tau W)^-1 d` along one axis, sweep axis first, with `step_factor` of the same.
 
-    Derivatives with respect to `d` and the rates come from one solve with the (transposed) factor.
+    Derivatives with respect to `d`, `tau` and the rates come from one solve with the (transposed) factor.
     """
+    per = _per(tau)
 
     def apply(d: Float[Array, "n *rest"]) -> Float[Array, "n *rest"]:
         return lax.custom_linear_solve(
-            lambda p: p - rates.apply(p),
+            lambda p: p - tau * rates.apply(p),
             d,
-            solve=lambda _, b: factored.solve(b),
-            transpose_solve=lambda _, b: factored.transpose_solve(b),
+            solve=lambda _, b: factored.solve(per * b),
+            transpose_solve=lambda _, b: factored.transpose_solve(per * b),
         )
 
     return apply

@@ -5,13 +5,11 @@ from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from .._diagonals import Lines
-from .._face_rates import AxisRates
 from .._fokker_planck import FokkerPlanck
 from .._generator import GeneratorTerm
 from .._sweeps import Chain, Ring, implicit, step_factor
@@ -106,14 +104,13 @@ class Strang(diffrax.AbstractAdaptiveSolver):
             whole, first, second = (generator.at(t0 + share * (t1 - t0)).lines() for share in (0.5, 0.25, 0.75))
         else:
             whole = first = second = generator.lines()
-        # The whole step and its first half run side by side: one sweep over both costs less than two.
-        pair = _relaxations(whole, first, h)
-        both = _splitting(pair, jnp.stack([y0, y0], axis=1))
+        once = _splitting(_relaxations(whole, h), y0)
+        half = _relaxations(first, h / 2)
         # Without time the second half has the factors of the first.
-        half = _relaxations(second, None, h / 2) if generator.time_dependent else [relax.second() for relax in pair]
-        raw = _splitting(half, both[:, 1])
+        again = _relaxations(second, h / 2) if generator.time_dependent else half
+        raw = _splitting(again, _splitting(half, y0))
         # Both lack a term in h^3, one four times that of the other: third order without it.
-        error = (both[:, 0] - raw) / 3
+        error = (once - raw) / 3
         closed = all("absorbing" not in sides for sides in generator.grid.boundary)
         total = jnp.sum(y0) if closed else jnp.maximum(jnp.sum(raw - error), 0)
         y1, moved = _lift(raw - error, jnp.maximum(raw, 0) / 2, total)
@@ -127,43 +124,30 @@ class Strang(diffrax.AbstractAdaptiveSolver):
 
 
 class _Relaxation(eqx.Module):
-    """SDIRK2 along the lines of one axis: of one length, or of two side by side on the axis behind the cells."""
+    """SDIRK2 along the lines of one axis, in two sweeps of length `tau`."""
 
     lines: Lines
-    rates: AxisRates
+    tau: Float[Array, ""]
     factor: Chain | Ring
-    paired: bool = eqx.field(static=True)
 
     def __call__(self, p: Array) -> Array:
-        enter, leave = self.lines.enter, self.lines.leave
-        if self.paired:
-            enter, leave = jax.vmap(enter, 1, 1), jax.vmap(leave, 1, 1)
-        sweep = implicit(self.rates, self.factor)
-        p = enter(p)
+        sweep = implicit(self.lines.rates, self.tau, self.factor)
+        p = self.lines.enter(p)
 
         # R(z) = s ((1 - g) s - (1 - 2g))/g with s = 1/(1 - g z), and g = 1 - 1/sqrt(2).
         def once(swept, share):
             return sweep(share * swept + (1 - share) * p), None
 
         # A loop over the two sweeps compiles half as much as writing both out, and keeps transposes out of them.
-        return leave(lax.scan(once, p, jnp.asarray([1, 1 + 2**0.5], p.dtype))[0])
-
-    def second(self) -> "_Relaxation":
-        """The second of the two lengths alone."""
-        rates = AxisRates(self.rates.up[:, 1], self.rates.down[:, 1], self.rates.periodic)
-        return _Relaxation(self.lines, rates, self.factor.member(1), False)
+        return self.lines.leave(lax.scan(once, p, jnp.asarray([1, 1 + 2**0.5], p.dtype))[0])
 
 
-def _relaxations(lines: Sequence[Lines], beside: Sequence[Lines] | None, h) -> list[_Relaxation]:
-    """What a splitting of length `h` needs for each axis, and beside it one of length `h/2` over other lines."""
+def _relaxations(lines: Sequence[Lines], h: Float[Array, ""]) -> list[_Relaxation]:
+    """What a splitting of length `h` needs for each axis."""
     made = []
     for k, line in enumerate(lines):
         tau = _GAMMA * h * (0.5 if k < len(lines) - 1 else 1)
-        rates = jax.tree.map(lambda a, tau=tau: tau * a, line.rates)
-        if beside is not None:
-            stack = lambda a, b, tau=tau: jnp.stack([a, tau / 2 * b], axis=1)
-            rates = jax.tree.map(stack, rates, beside[k].rates)
-        made.append(_Relaxation(line, rates, step_factor(rates), beside is not None))
+        made.append(_Relaxation(line, tau, step_factor(line.rates, tau)))
     return made
 
 
