@@ -342,24 +342,22 @@ def _transposed(generator: AbstractGenerator, p0: Array, law: Array, parts: _Par
     first = jnp.zeros(small.shape[0], p0.dtype).at[0].set(parts.krylov.norm).at[-1].set(1)
     apply, project = _transpose(parts.factor, law)
 
-    def one(carry, inputs):
-        g, t = inputs
+    # A loop over those that matter, not a condition within one over all: batched, both sides of it would be run.
+    matters = jnp.any(gs.reshape(span.size, -1) != 0, axis=1)
+    which = jnp.nonzero(matters, size=span.size)[0]
 
-        def run():
-            mean = jnp.sum(weight * g)
-            space = start(project((g - mean).ravel()), size)
-            space = extend(space, apply, parts.krylov.used, _dimension(law), project)
-            dual = inverse(space, space.used)[:-1, :-1]
-            seed = jnp.zeros(dual.shape[0], p0.dtype).at[0].set(space.norm)
-            end = evolve(dual, seed, rate, t[None])[0][0] @ space.basis[:size]
-            pairs = inner_integral(dual, small, seed, first, rate, t)
-            return mean + end.reshape(p0.shape), pairs.T @ space.basis[:size]
-
-        nothing = lambda: (jnp.zeros_like(p0), jnp.zeros((small.shape[0], p0.size), p0.dtype))
-        du, dy = lax.cond(jnp.any(g != 0), run, nothing)
-        return (carry[0] + du, carry[1] + dy), None
+    def one(i, carry):
+        g, t = gs[which[i]], span[which[i]]
+        mean = jnp.sum(weight * g)
+        space = start(project((g - mean).ravel()), size)
+        space = extend(space, apply, parts.krylov.used, _dimension(law), project)
+        dual = inverse(space, space.used)[:-1, :-1]
+        seed = jnp.zeros(dual.shape[0], p0.dtype).at[0].set(space.norm)
+        end = evolve(dual, seed, rate, t[None])[0][0] @ space.basis[:size]
+        pairs = inner_integral(dual, small, seed, first, rate, t)
+        return carry[0] + mean + end.reshape(p0.shape), carry[1] + pairs.T @ space.basis[:size]
 
     zero = jnp.zeros_like(p0), jnp.zeros((small.shape[0], p0.size), p0.dtype)
-    (dp0, duals), _ = lax.scan(one, zero, (gs, span))
+    dp0, duals = lax.fori_loop(0, jnp.sum(matters, dtype=jnp.int32), one, zero)
     basis = jnp.concatenate([parts.krylov.basis[:size], law.ravel()[None]])
     return dp0, paired(generator, duals, basis)
