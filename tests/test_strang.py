@@ -224,6 +224,19 @@ def test_a_step_of_no_length_changes_nothing(dtype):
     np.testing.assert_allclose(slope, jnp.sum(d * rates.apply(d)), rtol=1e3 * eps)
 
 
+def test_gradients_of_a_batch_are_those_of_its_members():
+    """Those that are done first go on taking steps of no length."""
+    grid = rxs.Grid(-2, 2, 16)
+
+    def moment(kT):
+        W = rxs.FokkerPlanck.from_potential(lambda x: (x[0] ** 2 - 1) ** 2, grid, kT)
+        p = rxs.solve(W, grid.gaussian(-1, 0.3), [0.0, 0.5], method=rxs.Strang()).ps[-1]
+        return grid.integrate(p * grid.points[..., 0])
+
+    slope, kTs = jax.grad(moment), jnp.array([0.1, 2.0])
+    np.testing.assert_allclose(jax.jit(jax.vmap(slope))(kTs), [jax.jit(slope)(kT) for kT in kTs], rtol=1e-9)
+
+
 def test_plain_diffeqsolve_with_constant_and_adaptive_steps():
     grid, make = SYSTEMS["2d"]()
 

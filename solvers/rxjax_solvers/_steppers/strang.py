@@ -41,7 +41,9 @@ class ConvexInterpolation(diffrax.AbstractLocalInterpolation):
         del left
 
         def at(t):
-            weight = ((t - self.t0) / (self.t1 - self.t0)).astype(self.y0.dtype)
+            # Members of a batch that are done take steps of no length, and what is not finite there spoils gradients.
+            length = jnp.where(self.t1 == self.t0, 1, self.t1 - self.t0)
+            weight = ((t - self.t0) / length).astype(self.y0.dtype)
             return (1 - weight) * self.y0 + weight * self.y1
 
         return at(t0) if t1 is None else at(t1) - at(t0)
