@@ -31,7 +31,7 @@ def rate_adamw(
     >>> state = optimizer.init(params)
     >>> updates, state = optimizer.update(params, state, params)
     >>> print(f"{optax.tree.get(state, 'learning_rate'):.5f}")
-    0.00100
+    0.01000
 
     ```
     """
@@ -60,7 +60,7 @@ def rate_sgd(
     >>> params = jnp.array([3.0, 4.0])
     >>> updates, state = optimizer.update(params, optimizer.init(params), params)
     >>> print(updates)
-    [-0.003 -0.004]
+    [-0.03 -0.04]
 
     ```
     """

@@ -22,7 +22,8 @@ class Settings(NamedTuple):
     growth: ArrayLike = 0.08
     backoff: ArrayLike = 0.7
     trust: ArrayLike = 0.1
-    initial_step: ArrayLike = 1e-3
+    initial_step: ArrayLike = 1e-2
+    leap: ArrayLike = 10.0
     scale_floor: ArrayLike = 1e-2
 
 
@@ -70,6 +71,7 @@ def make_settings(total_steps: ArrayLike | None, target: ArrayLike | None, **oth
     check_setting(settings.backoff, "backoff", 0.0, 1.0 + 1e-9)
     if settings.learning_rate is not None and not callable(settings.learning_rate):
         check_setting(settings.learning_rate, "learning_rate", closed=True)
+    check_setting(settings.leap, "leap", 1.0, closed=True)
     for name in ("growth", "trust", "initial_step", "scale_floor"):
         check_setting(getattr(settings, name), name)
     return settings
@@ -127,7 +129,7 @@ def _next_rate(
 ) -> Array:
     """The controlled rate: started, moved by the gauge, kept in the trust region, backed off once."""
     dtype = update.dtype
-    target, growth, backoff, trust, initial, floor = (
+    target, growth, backoff, trust, initial, leap, floor = (
         jnp.asarray(x).astype(dtype)
         for x in (
             settings.target,
@@ -135,6 +137,7 @@ def _next_rate(
             settings.backoff,
             settings.trust,
             settings.initial_step,
+            settings.leap,
             settings.scale_floor,
         )
     )
@@ -144,6 +147,8 @@ def _next_rate(
     moves = update > 0
     whole = radius / jnp.where(moves, update, 1)
     gain = jnp.where(hit, jnp.minimum(growth, 2 / (steps + 1)), growth)
+    # Once, after two small steps: a rate far too low costs a short run much, and the gauge already tells.
+    gain = jnp.where(state.steps == 2, jnp.log(leap), gain)
     factor = jnp.where(state.steps >= 2, jnp.exp(gain * jnp.clip(gauge - target, -1, 1)), 1)
     rate = state.controlled_rate * factor
     rate = jnp.where((state.controlled_rate == 0) & moves, initial * whole, rate)

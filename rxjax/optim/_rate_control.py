@@ -29,19 +29,22 @@ def rate_control(
     growth: ArrayLike = 0.08,
     backoff: ArrayLike = 0.7,
     trust: ArrayLike = 0.1,
-    initial_step: ArrayLike = 1e-3,
+    initial_step: ArrayLike = 1e-2,
+    leap: ArrayLike = 10.0,
     scale_floor: ArrayLike = 1e-2,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Wrap any optimizer of unit learning rate so that it needs none.
 
     `rate_control(optax.adamw(1.0), total_steps=T)` multiplies the base update $u$ by a rate $\eta$ that grows from a
-    tiny first step until the run turns back on itself (the gauge of [`scale_by_reaction_rate`][] becomes negative), is
+    small first step until the run turns back on itself (the gauge of [`scale_by_reaction_rate`][] becomes negative), is
     then held where the gauge is at `target`, and is annealed linearly to zero over `total_steps`:
 
     $$\log\eta \leftarrow \log\eta + \kappa\,\mathrm{clip}(\text{gauge} - \text{target}, -1, 1), \qquad
       \eta \leq 0.1 \max(\mathrm{rms}(\theta), 10^{-2}) \sqrt{d}/|u|,$$
 
     with $\kappa = .08$ in the growth phase and $\min(.08, 2/(t+1))$ after it, where $\eta$ is also cut to 0.7 once.
+    The first two steps are a hundredth of the parameters' length, and at the third $\kappa = \log 10$: a loss that
+    still falls along them lets $\eta$ leap tenfold, one that does not, as where weights are trained on, holds it back.
 
     **Arguments:**
 
@@ -89,6 +92,7 @@ def rate_control(
         backoff=backoff,
         trust=trust,
         initial_step=initial_step,
+        leap=leap,
         scale_floor=scale_floor,
         flip_sign=False,
     )

@@ -71,7 +71,8 @@ class RateSchedule:
         growth: ArrayLike = 0.08,
         backoff: ArrayLike = 0.7,
         trust: ArrayLike = 0.1,
-        initial_step: ArrayLike = 1e-3,
+        initial_step: ArrayLike = 1e-2,
+        leap: ArrayLike = 10.0,
         scale_floor: ArrayLike = 1e-2,
     ):
         check_floating(params, "params")
@@ -86,6 +87,7 @@ class RateSchedule:
             backoff=backoff,
             trust=trust,
             initial_step=initial_step,
+            leap=leap,
             scale_floor=scale_floor,
         )
 

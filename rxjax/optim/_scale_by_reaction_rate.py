@@ -31,7 +31,8 @@ def scale_by_reaction_rate(
     growth: ArrayLike = 0.08,
     backoff: ArrayLike = 0.7,
     trust: ArrayLike = 0.1,
-    initial_step: ArrayLike = 1e-3,
+    initial_step: ArrayLike = 1e-2,
+    leap: ArrayLike = 10.0,
     scale_floor: ArrayLike = 1e-2,
     flip_sign: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
@@ -56,8 +57,9 @@ def scale_by_reaction_rate(
     - `learning_rate`: a number or a schedule: measure only, do not control.  Then without `total_steps`.
     - `window`: $w \geq 1$; as long as the run so far, and 8 at least, if not given.
     - `decay`: of the two moving averages; 0 turns them off.
-    - `growth`, `backoff`: largest change of $\log\eta$ in one step, and the factor on $\eta$ at the end of the growth
-      phase, which is the first step after the fifth with a negative gauge.
+    - `leap`: what the third step may multiply or divide $\eta$ by, as the gauge says; 1 turns that off.
+    - `growth`, `backoff`: largest change of $\log\eta$ in later steps, and the factor on $\eta$ at the end of the
+      growth phase, which is the first step after the fifth with a negative gauge.
     - `trust`, `initial_step`: length of the longest and of the first step, relative to that of the parameters, which
       counts as `scale_floor` $\sqrt{d}$ at least.
     - `flip_sign`: the incoming updates point uphill, as those of `optax.scale_by_adam` and raw gradients do.  Give
@@ -81,7 +83,7 @@ def scale_by_reaction_rate(
     >>> state = optimizer.init(params)
     >>> updates, state = optimizer.update(2 * params, state, params, grad=2 * params)
     >>> print(updates, optax.tree.get(state, "phase"))
-    [-0.00158114 -0.00158114] 0
+    [-0.01581139 -0.01581139] 0
 
     ```
     """
@@ -95,6 +97,7 @@ def scale_by_reaction_rate(
         backoff=backoff,
         trust=trust,
         initial_step=initial_step,
+        leap=leap,
         scale_floor=scale_floor,
     )
 
