@@ -162,10 +162,10 @@ def test_gradient_of_times_that_need_several_factors():
         slopes = lambda method: jax.jacrev(means, has_aux=True)(kT, ts, method)
         return *slopes(rxs.ShiftInvert()), slopes(rxs.Rational())[0]
 
-    for kT, ts, digits in (0.1, [1e-3, 0.1, 1e3], [8, 8, 8]), (0.03, [1e5, 1e11, 1e13], [6, 1, 1]):
+    for kT, ts, off in (0.1, [1e-3, 0.1, 1e3], 3e-8), (0.03, [1e5, 1e11, 1e13], [1e-5, 0.3, 0.3]):
         slopes, stats, exact = both(kT, np.array([0.0, *ts]))
         assert stats["num_factors"] > 1
-        np.testing.assert_array_less(np.abs(slopes / exact - 1), 3 * 0.1 ** np.array(digits))
+        np.testing.assert_array_less(np.abs(slopes / exact - 1), off)
 
 
 def test_fewer_states_than_vectors():
