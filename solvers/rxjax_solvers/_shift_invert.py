@@ -274,7 +274,8 @@ def _backward(residuals, cotangents, perturbed, problem, tol, method, max_krylov
     del perturbed
     (ps, (law, parts, attempts)), (generator, p0, ts) = residuals, problem
     gs = cotangents[0]
-    gs = jnp.zeros_like(ps) if gs is None else gs
+    # Behind a barrier: XLA would fold one that is the same everywhere through the loops, for seconds.
+    gs = lax.optimization_barrier(jnp.zeros_like(ps) if gs is None else gs)
     span = ts[1:] - ts[0]
     frozen = lax.stop_gradient(generator)
 
