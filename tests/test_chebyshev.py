@@ -67,7 +67,7 @@ def dense(make, kT, p0, times, gs):
     """The derivatives of the sum in `kT`, the start and the times, by exponentials of the whole matrix."""
     matrix = lambda kT: make(kT).as_matrix()
     W, dW = (np.asarray(x) for x in jax.jit(lambda kT: jax.jvp(matrix, (kT,), (jnp.ones_like(kT),)))(jnp.asarray(kT)))
-    slope, dp0, dts = 0.0, 0.0, []
+    slope, dp0, dts = 0.0, np.zeros(p0.size), []
     for t, g in zip(np.asarray(times), np.asarray(gs).reshape(len(times), -1), strict=True):
         propagator, change = scipy.linalg.expm_frechet(t * W, t * dW)
         slope, dp0 = slope + g @ change @ np.ravel(p0), dp0 + g @ propagator
