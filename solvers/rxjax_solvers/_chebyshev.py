@@ -1,6 +1,7 @@
 """The transpose of `exp(t W)` at many times by one sweep: Chebyshev series in `K = (1 - W/s)^-1`, the same for all.
 
 With `z` in (0, 1] an eigenvalue of `K`, `exp(t W)` is `exp(-t s (1/z - 1)) = sum_m c_m(t) T_m(2 z - 1)`.
+The series is transposed by the recursion of C. W. Clenshaw, Math. Tables Aids Comput. 9, 118 (1955).
 """
 
 from collections.abc import Callable
@@ -110,14 +111,13 @@ def _ahead(apply, first: Array, tails: Array, reached: Array, tol: Array, mass: 
     def step(carry, factor):
         x, before = carry
         image = apply(x)
-        return (factor * (2 * image - x) - before, x), (image, jnp.sum(jnp.abs(x)))
+        return (factor * (2 * image - x) - before, x), (image, generator.mass(jnp.abs(x).reshape(generator.shape)))
 
     def more(carry):
         block, terms, kept, longest = carry
         terms, (images, lengths) = lax.scan(step, terms, _factors(block, first.dtype))
         kept = lax.dynamic_update_index_in_dim(kept, images, block, 0)
-        lengths = generator.mass(jnp.ones(generator.shape, first.dtype)) / generator.size * lengths / mass
-        return block + 1, terms, kept, jnp.maximum(longest, jnp.max(lengths))
+        return block + 1, terms, kept, jnp.maximum(longest, jnp.max(lengths) / mass)
 
     kept = jnp.zeros((_BLOCKS, _BLOCK, first.size), first.dtype)
     none = jnp.zeros((), jnp.int32), (first, jnp.zeros_like(first)), kept, jnp.ones((), first.dtype)
