@@ -39,27 +39,34 @@ _QUADRATICS = _quadratics()
 class Krylov(eqx.Module):
     """An orthonormal basis of `b, K b, K^2 b, ...` and `K` in it.
 
-    - `basis`: at least m + 1 rows, in whole blocks.
+    - `blocks`: the basis, at least m + 1 vectors, so many at a time; zeros where there are none yet.
+    - `newest`: the last of them.
     - `projected`: (m + 1, m), `K basis[j] = sum_i projected[i, j] basis[i]`.
     - `sizes`: (m + 1,), sums of absolute values of the basis.
     - `norm`: of `b = norm basis[0]`.
     - `used`: how many columns have been computed.
     """
 
-    basis: Float[Array, "rows n"]
+    blocks: tuple[Float[Array, "block n"], ...]
+    newest: Float[Array, "n"]
     projected: Float[Array, "m1 m"]
     sizes: Float[Array, "m1"]
     norm: Float[Array, ""]
     used: Int[Array, ""]
+
+    @property
+    def basis(self) -> Float[Array, "rows n"]:
+        return jnp.concatenate(self.blocks)
 
 
 def start(b: Float[Array, "n"], size: int) -> Krylov:
     """The space of `b` alone, with room for `size` products."""
     norm = jnp.sqrt(jnp.sum(b**2))
     first = b / jnp.where(norm > 0, norm, 1)
-    basis = jnp.zeros((_BLOCK * (size // _BLOCK + 1), b.size), b.dtype).at[0].set(first)
+    none = jnp.zeros((_BLOCK, b.size), b.dtype)
+    blocks = (none.at[0].set(first), *[none] * (size // _BLOCK))
     sizes = jnp.zeros(size + 1, b.dtype).at[0].set(jnp.sum(jnp.abs(first)))
-    return Krylov(basis, jnp.zeros((size + 1, size), b.dtype), sizes, norm, jnp.zeros((), jnp.int32))
+    return Krylov(blocks, first, jnp.zeros((size + 1, size), b.dtype), sizes, norm, jnp.zeros((), jnp.int32))
 
 
 def extend(
@@ -73,16 +80,16 @@ def extend(
 
     `project` removes, orthogonally, what no image of `apply` may hold.
     """
-    dimension = krylov.basis.shape[1] if dimension is None else dimension
+    dimension = krylov.newest.size if dimension is None else dimension
 
     def step(j, krylov):
         j = krylov.used
-        w = apply(krylov.basis[j])
+        w = apply(krylov.newest)
         scale = jnp.sqrt(jnp.sum(w**2))
         column = jnp.zeros(krylov.sizes.shape[0], w.dtype)
         norm = before = scale
         for _ in range(2):
-            along, part = _within(krylov.basis, w, j // _BLOCK + 1)
+            along, part = _within(krylov.blocks, w, j)
             w = project(w - part)
             column = column + along[: column.size]
             before, norm = norm, jnp.sqrt(jnp.sum(w**2))
@@ -93,24 +100,33 @@ def extend(
         norm = jnp.where(new, norm, 0)
         column = column.at[j + 1].set(norm)
         w = jnp.where(new, w / jnp.where(new, norm, 1), 0)
-        basis, sizes = krylov.basis.at[j + 1].set(w), krylov.sizes.at[j + 1].set(jnp.sum(jnp.abs(w)))
-        return Krylov(basis, krylov.projected.at[:, j].set(column), sizes, krylov.norm, j + 1)
+        blocks = tuple(_put(block, w, j + 1 - i * _BLOCK) for i, block in enumerate(krylov.blocks))
+        sizes = krylov.sizes.at[j + 1].set(jnp.sum(jnp.abs(w)))
+        return Krylov(blocks, w, krylov.projected.at[:, j].set(column), sizes, krylov.norm, j + 1)
 
     return lax.fori_loop(0, steps, step, krylov)
 
 
-def _within(basis: Array, w: Array, blocks: Array) -> tuple[Array, Array]:
-    """Coordinates of `w` along the vectors of the first blocks, and what they make of `w`."""
-    basis = basis.reshape(-1, _BLOCK, w.size)
+def _put(block: Array, w: Array, at: Array) -> Array:
+    """`w` in a row of the block, if there is one of that number."""
+    row = jnp.clip(at, 0, _BLOCK - 1)
+    return block.at[row].set(jnp.where(at == row, w, block[row]))
 
-    def add(i, carry):
-        along, part = carry
-        block = lax.dynamic_index_in_dim(basis, i, 0, keepdims=False)
-        here = jnp.matmul(block, w, precision=lax.Precision.HIGHEST)
-        return along.at[i].set(here), part + jnp.matmul(here, block, precision=lax.Precision.HIGHEST)
 
-    along, part = lax.fori_loop(0, blocks, add, (jnp.zeros(basis.shape[:2], w.dtype), jnp.zeros_like(w)))
-    return along.ravel(), part
+def _within(blocks: tuple[Array, ...], w: Array, last: Array) -> tuple[Array, Array]:
+    """Coordinates of `w` along the vectors up to the last, and what they make of `w`."""
+    along, part = [], jnp.zeros_like(w)
+    # Blocks are arrays of their own, and read where they lie: part of an array would be copied first.
+    for i, block in enumerate(blocks):
+
+        def add(block, part):
+            here = jnp.matmul(block, w, precision=lax.Precision.HIGHEST)
+            return here, part + jnp.matmul(here, block, precision=lax.Precision.HIGHEST)
+
+        none = jnp.zeros(_BLOCK, w.dtype)
+        here, part = lax.cond(i * _BLOCK <= last, add, lambda _, part, none=none: (none, part), block, part)
+        along.append(here)
+    return jnp.concatenate(along), part
 
 
 def evolve(

@@ -178,7 +178,14 @@ def _attempt(generator: AbstractGenerator, p0: Array, law: Array, span: Array, r
 
     def further(carry):
         krylov = grow(carry[0], _CHUNK)
-        return krylov, jnp.max(errors(krylov, some)[1])
+
+        # One time after the other until one is not served: of spaces that are too small the first tells.
+        def look(carry):
+            k, error = carry
+            return k + 1, jnp.maximum(error, errors(krylov, some[k][None])[1][0])
+
+        unseen = jnp.zeros((), jnp.int32), jnp.zeros((), p0.dtype)
+        return krylov, lax.while_loop(lambda c: (c[0] < some.size) & (c[1] <= tol), look, unseen)[1]
 
     krylov, _ = lax.while_loop(go_on, further, (krylov, jnp.full((), jnp.inf, p0.dtype)))
     ys, error = errors(krylov, span)

@@ -19,18 +19,18 @@ class Level(NamedTuple):
     """The boxes of one level, `size` of them; `cells` is the number of cells of the grid and stands for none.
 
     - `separator`: (size, s), `ring`: (size, r), numbers of cells in C order.
-    - `into`, `rate`: for each original rate between cells of a front, the flat place in the fronts (size, s+r, s+r),
-        target first, and the flat place in the rates (2 hops, cells), each hop followed by its opposite.
-    - `children`: two tables (size, s+r), where each cell of the front lies in the ring of either child, or the length
-        of that ring where it does not; empty on the lowest level.
+    - `into`, `rate`: for each original rate between cells of a front, the place in the fronts (size, s+r, s+r), target
+        before source, and the flat place in the rates (2 hops, cells), each hop followed by its opposite.
+    - `children`: (size, 2, s+r), where each cell of the front lies in the ring of either child, or the length of that
+        ring where it does not; none on the lowest level.
     """
 
     size: int
     separator: np.ndarray
     ring: np.ndarray
-    into: np.ndarray
+    into: tuple[np.ndarray, ...]
     rate: np.ndarray
-    children: tuple[np.ndarray, ...]
+    children: np.ndarray | None
 
 
 @functools.lru_cache(maxsize=16)
@@ -42,15 +42,13 @@ def plan(shape: tuple[int, ...], periodic: tuple[bool, ...], hops: tuple[tuple[i
     for size, separator, ring in _boxes(shape, periodic, neighbours):
         front = _Front(size, separator, ring, cells)
         if above is not None:
-            number, below = ring // cells, [np.full((above.size, above.width), front.rings) for _ in range(2)]
-            for which in range(2):
-                mine = number % 2 == which
-                at = above.find(number[mine] // 2 * cells + ring[mine] % cells)
-                below[which][number[mine] // 2, at] = front.ring_place[mine]
-            levels[-1] = levels[-1]._replace(children=tuple(b.astype(np.int32) for b in below))
+            number, below = ring // cells, np.full((above.size, 2, above.width), front.rings, np.int32)
+            at = above.find(number // 2 * cells + ring % cells)
+            below[number // 2, number % 2, at] = front.ring_place
+            levels[-1] = levels[-1]._replace(children=below)
         into, rate = front.entries(neighbours)
         tables = (front.table(separator, front.separators), front.table(ring, front.rings))
-        levels.append(Level(size, *tables, into, rate, ()))
+        levels.append(Level(size, *tables, into, rate, None))
         above = front
     return tuple(reversed(levels))
 
@@ -135,18 +133,15 @@ class _Front:
                 out = np.where(known[at] == codes, place[at] + shift, out)
         return out
 
-    def entries(self, neighbours: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def entries(self, neighbours: list[np.ndarray]) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         """Rates out of separating cells, and into them from the ring: others were taken below or come later."""
         number, cell = self.separator // self.cells, self.separator % self.cells
-        own, width, into, rate = self.separator_place, self.width, [], []
+        own, into, rate = self.separator_place, [], []
         for k, there in enumerate(neighbours):
             other = there[cell]
             at = np.where(other >= 0, self.find(number * self.cells + np.maximum(other, 0)), -1)
             known, ring = at >= 0, at >= self.separators
-            into += [
-                ((number * width + at) * width + own)[known],
-                ((number * width + own) * width + at)[ring],
-            ]
+            into += [np.stack([number, at, own])[:, known], np.stack([number, own, at])[:, ring]]
             back = k + 1 - 2 * (k % 2)
             rate += [(k * self.cells + cell)[known], (back * self.cells + other)[ring]]
-        return np.concatenate(into).astype(np.int32), np.concatenate(rate).astype(np.int32)
+        return tuple(np.concatenate(into, axis=1).astype(np.int32)), np.concatenate(rate).astype(np.int32)
