@@ -224,6 +224,41 @@ def test_a_step_of_no_length_changes_nothing(dtype):
     np.testing.assert_allclose(slope, jnp.sum(d * rates.apply(d)), rtol=1e3 * eps)
 
 
+@rounding
+@pytest.mark.parametrize("periodic", [False, True])
+@pytest.mark.parametrize("moves", [("p",), ("up",), ("tau",), ("p", "up", "down", "tau")], ids=" ".join)
+def test_the_derivative_of_a_relaxation_is_that_of_its_two_sweeps(periodic, moves):
+    """Forwards and backwards, for each argument alone and for all."""
+    from rxjax_solvers._steppers.strang import _relaxed
+
+    keys = jax.random.split(jax.random.key(5), 5)
+    up, down, p, g = (jax.random.uniform(k, (7, 40), minval=0.1, maxval=3.0) for k in keys[:4])
+    values = dict(p=p, up=up, down=down, tau=jnp.array(0.7))
+    share = 1 + np.sqrt(2)
+
+    def by_rule(v):
+        rates = AxisRates(v["up"], v["down"], periodic)
+        return _relaxed(v["p"], rates, v["tau"], sweeps.step_factor(rates, v["tau"]))
+
+    def written_out(v):
+        rates = AxisRates(v["up"], v["down"], periodic)
+        sweep = sweeps.implicit(rates, v["tau"], sweeps.step_factor(rates, v["tau"]))
+        return sweep(share * sweep(v["p"]) + (1 - share) * v["p"])
+
+    @jax.jit
+    def run():
+        out = []
+        for f in (by_rule, written_out):
+            of = lambda moving, f=f: f(values | moving)
+            at = {name: values[name] for name in moves}
+            value, pull = jax.vjp(of, at)
+            out.append((value, pull(g), jax.jvp(of, (at,), (jax.tree.map(jnp.sin, at),))[1]))
+        return out
+
+    ours, plain = run()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13), ours, plain)
+
+
 def test_gradients_of_a_batch_are_those_of_its_members():
     """Those that are done first go on taking steps of no length."""
     grid = rxs.Grid(-2, 2, 16)

@@ -24,6 +24,9 @@ from ._uniformization import Uniformization
 # Horizons beyond which a positive method takes too many steps: times the first relative change per unit time for a
 # splitting, times the fastest rate for uniformisation.
 _SPLITTING_REACH, _UNIFORMIZATION_REACH = 2e3, 1e5
+# Densities kept for a gradient: as many as a solve with default tolerances has steps.  Each costs a quarter of a step,
+# used or not, and each step beyond them one that is taken again.
+_CHECKPOINTS = 32
 
 
 def check_density(p0: Array, generator: AbstractGenerator, name: str = "p0") -> Array:
@@ -173,7 +176,7 @@ class _Steps(NamedTuple):
             p0,
             saveat=saveat,
             stepsize_controller=controller,
-            adjoint=diffrax.RecursiveCheckpointAdjoint() if self.adjoint is None else self.adjoint,
+            adjoint=diffrax.RecursiveCheckpointAdjoint(_CHECKPOINTS) if self.adjoint is None else self.adjoint,
             progress_meter=diffrax.NoProgressMeter() if self.progress_meter is None else self.progress_meter,
             max_steps=self.max_steps,
             throw=throw,

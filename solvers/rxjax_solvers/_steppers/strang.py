@@ -5,11 +5,13 @@ from typing import Any, ClassVar
 
 import diffrax
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from .._diagonals import Lines
+from .._face_rates import AxisRates
 from .._fokker_planck import FokkerPlanck
 from .._generator import GeneratorTerm
 from .._sweeps import Chain, Ring, implicit, step_factor
@@ -133,15 +135,44 @@ class _Relaxation(eqx.Module):
     factor: Chain | Ring
 
     def __call__(self, p: Array) -> Array:
-        sweep = implicit(self.lines.rates, self.tau, self.factor)
-        p = self.lines.enter(p)
+        return self.lines.leave(_relaxed(self.lines.enter(p), self.lines.rates, self.tau, self.factor))
 
-        # R(z) = s ((1 - g) s - (1 - 2g))/g with s = 1/(1 - g z), and g = 1 - 1/sqrt(2).
-        def once(swept, share):
-            return sweep(share * swept + (1 - share) * p), None
 
-        # A loop over the two sweeps compiles half as much as writing both out, and keeps transposes out of them.
-        return self.lines.leave(lax.scan(once, p, jnp.asarray([1, 1 + 2**0.5], p.dtype))[0])
+# R(z) = s ((1 - g) s - (1 - 2g))/g with s = 1/(1 - g z), and g = 1 - 1/sqrt(2).
+_SHARE = 1 + 2**0.5
+
+
+@eqx.filter_custom_jvp
+def _relaxed(p: Array, rates: AxisRates, tau: Array, factor: Chain | Ring) -> Array:
+    sweep = implicit(rates, tau, factor)
+
+    def once(swept, share):
+        return sweep(share * swept + (1 - share) * p), None
+
+    # A loop over the two sweeps compiles half as much as writing both out, and keeps transposes out of them.
+    return lax.scan(once, p, jnp.asarray([1, _SHARE], p.dtype))[0]
+
+
+@_relaxed.def_jvp
+def _(primals, tangents):
+    # Written out, both sweeps' derivatives read densities that a loop would have to stack and copy.
+    p, rates, tau, factor = primals
+    dp, drates, dtau, _ = tangents
+    sweep = implicit(rates, tau, factor)
+    first = sweep(p)
+    second = sweep(_SHARE * first + (1 - _SHARE) * p)
+    whole = lambda d, a: jnp.zeros_like(a) if d is None else d
+    dp = whole(dp, p)
+    moving = bool(jax.tree.leaves(drates))
+    drates = jax.tree.map(whole, drates, rates, is_leaf=lambda d: d is None)
+
+    def moved(x):
+        # What the derivative of `tau W` makes of `x`.
+        by_rates = tau * drates.apply(x) if moving else jnp.zeros_like(x)
+        return by_rates if dtau is None else by_rates + dtau * rates.apply(x)
+
+    slope = sweep(dp + moved(first))
+    return second, sweep(_SHARE * slope + (1 - _SHARE) * dp + moved(second))
 
 
 def _relaxations(lines: Sequence[Lines], h: Float[Array, ""]) -> list[_Relaxation]:
