@@ -1,5 +1,7 @@
 """The log-rate as a gauge: its identities, its equilibrium, its zero, its invariance; and the controller on top."""
 
+import copy
+import pickle
 from typing import Any
 
 import jax
@@ -220,3 +222,81 @@ def test_settings_out_of_range_are_refused():
     for call, words in cases:
         with pytest.raises(ValueError, match=words):
             call()
+
+
+@pytest.mark.parametrize("base", [optax.adamw(1.0), optax.sgd(1.0, 0.9)], ids=["adamw", "momentum"])
+def test_a_base_evaluated_twice_moves_as_one_evaluated_once(base):
+    """Through a step without finite gradient too, after which nothing but the count of skips has changed."""
+    start = jnp.linspace(1.0, 2.0, 6)
+
+    def run(recompute) -> Any:
+        optimizer = RATE.rate_control(base, 40, recompute=recompute)
+
+        def step(carry, t):
+            params, state = carry
+            grads = jnp.where(t == 7, jnp.nan, 1.0) * params
+            updates, new = optimizer.update(grads, state, params)
+            return (optax.apply_updates(params, updates), new), new
+
+        return jax.jit(lambda: jax.lax.scan(step, (start, optimizer.init(start)), jnp.arange(20)))()
+
+    with jax.numpy_dtype_promotion("standard"):
+        (params, _), states = run(True)
+        (expected, _), others = run(False)
+    np.testing.assert_allclose(params, expected, rtol=1e-12)
+    for a, b in zip(jax.tree.leaves(states), jax.tree.leaves(others), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10)
+    assert states.rate.skipped[-1] == 1
+    for x in jax.tree.leaves((states.rate.controller, states.base)):
+        np.testing.assert_array_equal(x[7], x[6])
+
+
+def test_a_scanned_step_writes_the_base_state_in_place():
+    """The new state goes over the old one; evaluated once, both are kept, and copied back at each step."""
+    params = jnp.ones((256, 200), jnp.float32)
+
+    def copies(optimizer):
+        def step(carry, _):
+            params, state = carry
+            updates, state = optimizer.update(jnp.sin(params), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        run = jax.jit(lambda carry: jax.lax.scan(step, carry, length=50)[0])
+        text = str(run.lower((params, optimizer.init(params))).compile().as_text())
+        return text[: text.index("ENTRY")].count("f32[256,200]{1,0} copy(")
+
+    with jax.numpy_dtype_promotion("standard"):
+        once, twice = copies(RATE.rate_control(optax.adamw(1.0), 100)), copies(RATE.rate_adamw(100))
+    assert twice <= once - 2  # both moments
+
+
+def test_the_scalars_of_a_controller_go_by_name():
+    """Two arrays that read as a named tuple: by optax, in batches, in the abstract, in copies, as anything at all."""
+    optimizer = RATE.rate_adamw(10)
+    params = jnp.ones(3)
+    with jax.numpy_dtype_promotion("standard"):
+        state: Any = optimizer.update(params, optimizer.init(params), params)[1]
+    controller = state.rate.controller
+    assert len(jax.tree.leaves(controller)) == 2
+    assert len(controller) == len(controller._fields) == 9
+    assert tuple(controller) == tuple(optax.tree.get(state, name) for name in controller._fields)
+    assert controller[0] == controller.steps == 1
+    assert controller.steps.dtype == controller.phase.dtype == jnp.int32
+    assert controller.learning_rate > 0
+    assert "steps=1" in repr(controller)
+
+    altered: Any = optax.tree.set(state, controlled_rate=0.25)
+    changed = altered.rate.controller
+    assert changed.controlled_rate == 0.25
+    assert changed.learning_rate == controller.learning_rate
+    assert changed.steps == 1
+    abstract: Any = jax.eval_shape(lambda: state)
+    assert abstract.rate.controller.gauge == jax.ShapeDtypeStruct((), controller.gauge.dtype)
+    assert jax.tree.map(lambda _: None, controller).phase is None
+    many: Any = jax.vmap(lambda p: optimizer.init(p))(jnp.ones((4, 3)))
+    assert many.rate.controller.gauge.shape == (4,)
+    for other in (copy.deepcopy(controller), pickle.loads(pickle.dumps(controller))):
+        assert type(other) is type(controller)
+        assert tuple(other) == tuple(controller)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(controller)]
+    assert paths == [".counts", ".numbers"]

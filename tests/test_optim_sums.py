@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from optimizers import compiled
 
-from rxjax.optim._wide import in_rows, inner, replace_unless, square
+from rxjax.optim._wide import in_rows, inner, inners, replace_unless, square
 
-# A plain sum, blocks of either size, rows, slabs and what fits none of them.
+# Short ones, blocks, rows (many of them too), slabs and what fits none of them.
 SHAPES = [
+    (3,),
     (1000,),
+    (2048, 130),
     (128, 16),
     (128, 10),
     (40, 33),
@@ -44,6 +46,25 @@ def test_inner_products_are_those_of_numpy(shape):
     np.testing.assert_allclose(many[0], exact, atol=2e-6 * size[0])
     gradient = compiled(jax.grad(lambda a: square([a], jnp.float32)))(x[0])
     np.testing.assert_allclose(gradient, 2 * x[0], rtol=1e-6)
+
+
+def test_inner_products_of_many_pairs_are_those_of_one():
+    """Leaves of every kind, real and complex, of two types, and an empty one."""
+    random = np.random.default_rng(1)
+    make = lambda: [
+        *(
+            random.standard_normal(shape).astype(np.float32)
+            for shape in ((3,), (128, 16), (256, 128), (1311, 25), (0,))
+        ),
+        random.standard_normal((40, 33)),
+        random.standard_normal((16, 4)) + 1j * random.standard_normal((16, 4)),
+    ]
+    a, b = make(), make()
+    exact = lambda a, b: sum(np.sum((np.conj(x) * y).real.astype(float)) for x, y in zip(a, b, strict=True))
+    found = compiled(lambda a, b: inners([(a, b), (a, a), (b, b)], jnp.float64))(a, b)
+    np.testing.assert_allclose(found, [exact(a, b), exact(a, a), exact(b, b)], rtol=1e-6, atol=0.1)
+    assert [x.dtype for x in found] == [jnp.float64] * 3
+    assert inners([((), ()), ((), ())], jnp.float32) == [0, 0]
 
 
 def test_a_state_is_replaced_unless_the_condition_holds():

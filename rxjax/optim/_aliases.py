@@ -35,7 +35,8 @@ def rate_adamw(
 
     ```
     """
-    return rate_control(optax.adamw(1.0, b1, b2, eps, weight_decay=weight_decay, mask=mask), total_steps, target=target)
+    base = optax.adamw(1.0, b1, b2, eps, weight_decay=weight_decay, mask=mask)
+    return rate_control(base, total_steps, target=target, recompute=True)
 
 
 def rate_sgd(
@@ -64,4 +65,4 @@ def rate_sgd(
 
     ```
     """
-    return rate_control(optax.sgd(1.0, momentum, nesterov), total_steps, target=target)
+    return rate_control(optax.sgd(1.0, momentum, nesterov), total_steps, target=target, recompute=True)

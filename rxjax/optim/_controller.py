@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
@@ -38,18 +39,90 @@ class Sums(NamedTuple):
     size: int
 
 
-class ControllerState(NamedTuple):
-    """The scalars of the controller, all of shape () and, unless said, of the accumulators' dtype."""
+_COUNTS = ("steps", "phase")
+_NUMBERS = ("drift", "spread", "gauge", "log_rate", "temperature", "learning_rate", "controlled_rate")
+_KEYS = jax.tree_util.GetAttrKey("counts"), jax.tree_util.GetAttrKey("numbers")
 
-    steps: Array  # dtype=int32: steps taken, skipped ones not counted
-    drift: Array  # moving average of -<g, xi>
-    spread: Array  # moving average of |g||xi|
-    gauge: Array  # sqrt(2 w) drift / spread
-    log_rate: Array  # -<g, xi> / temperature, of this step
-    temperature: Array  # (learning_rate / 2) |g||u|
-    learning_rate: Array  # the rate that multiplied the base update in this step
-    controlled_rate: Array  # the same before annealing; 0 until something has moved
-    phase: Array  # dtype=int32: 0 growth, 1 controlled
+
+@jax.tree_util.register_pytree_with_keys_class
+class ControllerState(tuple):
+    """The scalars of the controller, read by name as those of a named tuple, and carried as two arrays.
+
+    A call of a compiled step pays for each array that it hands over.  All scalars have shape () and, unless said, the
+    accumulators' dtype; a batch of states gives batches of scalars, a state of `jax.ShapeDtypeStruct` gives those.
+
+    - `steps`, int32: steps taken, skipped ones not counted
+    - `drift`, `spread`: moving averages of -<g, xi> and of |g||xi|
+    - `gauge`: sqrt(2 w) drift / spread
+    - `log_rate`: -<g, xi> / temperature, of this step
+    - `temperature`: (learning_rate / 2) |g||u|
+    - `learning_rate`: the rate that multiplied the base update in this step
+    - `controlled_rate`: the same before annealing; 0 until something has moved
+    - `phase`, int32: 0 growth, 1 controlled
+    """
+
+    __slots__ = ()
+    _fields = ("steps", *_NUMBERS, "phase")
+
+    steps = property(lambda self: self._scalar("steps"))
+    drift = property(lambda self: self._scalar("drift"))
+    spread = property(lambda self: self._scalar("spread"))
+    gauge = property(lambda self: self._scalar("gauge"))
+    log_rate = property(lambda self: self._scalar("log_rate"))
+    temperature = property(lambda self: self._scalar("temperature"))
+    learning_rate = property(lambda self: self._scalar("learning_rate"))
+    controlled_rate = property(lambda self: self._scalar("controlled_rate"))
+    phase = property(lambda self: self._scalar("phase"))
+
+    def __new__(cls, **scalars: ArrayLike):
+        """A state from all of its scalars, by name."""
+        pack = lambda names: jnp.stack([jnp.asarray(scalars[name]) for name in names], -1)
+        return cls.tree_unflatten(None, (pack(_COUNTS), pack(_NUMBERS)))
+
+    def __iter__(self):
+        return (getattr(self, name) for name in self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __getitem__(self, index):
+        return tuple(self)[index]
+
+    def __repr__(self) -> str:
+        return f"ControllerState({', '.join(f'{name}={x}' for name, x in self._asdict().items())})"
+
+    def __reduce__(self):
+        return type(self).tree_unflatten, (None, self._arrays())
+
+    def _arrays(self) -> tuple:
+        return tuple(tuple.__iter__(self))
+
+    def _scalar(self, name: str) -> Any:
+        counts, numbers = self._arrays()
+        part, i = (counts, _COUNTS.index(name)) if name in _COUNTS else (numbers, _NUMBERS.index(name))
+        if isinstance(part, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(part.shape[:-1], part.dtype)
+        # Trees of shardings, masks or names have no array here: the whole has what each part has.
+        return part[..., i] if hasattr(part, "ndim") else part
+
+    def _asdict(self) -> dict[str, Any]:
+        return dict(zip(self._fields, self, strict=True))
+
+    def _replace(self, **scalars: ArrayLike) -> "ControllerState":
+        return type(self)(**{**self._asdict(), **scalars})
+
+    def tree_flatten(self):
+        """The two arrays: counts and numbers."""
+        return self._arrays(), None
+
+    def tree_flatten_with_keys(self):
+        """The same, each with its name."""
+        return tuple(zip(_KEYS, self._arrays(), strict=True)), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, children: Any) -> "ControllerState":
+        """Of whatever the leaves have been mapped to."""
+        return tuple.__new__(cls, children)
 
 
 def make_settings(total_steps: ArrayLike | None, target: ArrayLike | None, **others: Any) -> Settings:
@@ -78,9 +151,9 @@ def make_settings(total_steps: ArrayLike | None, target: ArrayLike | None, **oth
 
 
 def initial_state(dtype: Any) -> ControllerState:
-    """Zeros, each in a buffer of its own so that the state can be donated."""
-    scalars = [jnp.zeros((), dtype) for _ in range(7)]
-    return ControllerState(jnp.zeros((), jnp.int32), *scalars, jnp.zeros((), jnp.int32))  # pyright: ignore[reportCallIssue]
+    """Zeros, each array in a buffer of its own so that the state can be donated."""
+    arrays = jnp.zeros(len(_COUNTS), jnp.int32), jnp.zeros(len(_NUMBERS), dtype)
+    return ControllerState.tree_unflatten(None, arrays)
 
 
 def window_length(settings: Settings, state: ControllerState) -> Array:
@@ -121,7 +194,17 @@ def control(settings: Settings, state: ControllerState, sums: Sums) -> Controlle
     log_rate = jnp.where(moving, work / jnp.where(moving, temperature, 1), 0)
     phase = jnp.where(hit, CONTROLLED, GROWTH).astype(jnp.int32)
     counted = jnp.where(t < jnp.iinfo(jnp.int32).max, t + 1, t)
-    return ControllerState(counted, drift, spread, gauge, log_rate, temperature, applied, rate, phase)
+    return ControllerState(
+        steps=counted,
+        drift=drift,
+        spread=spread,
+        gauge=gauge,
+        log_rate=log_rate,
+        temperature=temperature,
+        learning_rate=applied,
+        controlled_rate=rate,
+        phase=phase,
+    )
 
 
 def _next_rate(

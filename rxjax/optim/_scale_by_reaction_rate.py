@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 
 from ._arguments import need_params
 from ._controller import ControllerState, Sums, control, initial_state, make_settings, window_length
-from ._wide import cast_like, check_floating, in_rows, inner, scalar_dtype, select, size, square, widened, zeros
+from ._wide import cast_like, check_floating, in_rows, inners, scalar_dtype, select, size, widened, zeros
 
 
 class ReactionRateState(NamedTuple):
@@ -119,14 +119,9 @@ def scale_by_reaction_rate(
         u = in_rows(widened(updates))
         xi, before = state.displacement, state.controller
         dtype = before.drift.dtype
-        sums = Sums(
-            gradient_displacement=inner(g, xi, dtype),
-            gradient=square(g, dtype),
-            displacement=square(xi, dtype),
-            update=square(u, dtype),
-            params=square(widened(params), dtype),
-            size=size(xi),
-        )
+        theta = widened(params)
+        pairs = [(g, xi), (g, g), (xi, xi), (u, u), (theta, theta)]
+        sums = Sums(*inners(pairs, dtype), size=size(xi))
         after = control(settings, before, sums)
         finite = jnp.isfinite(sums.gradient) & jnp.isfinite(sums.update)
         rate = -after.learning_rate if flip_sign else after.learning_rate

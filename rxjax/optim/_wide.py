@@ -12,8 +12,8 @@ from jaxtyping import Array, PyTree
 
 from .._arrays import summation_dtype
 
-# Measured best for float32 on one core: below _SMALL a plain sum, from _CACHED on rows, or slabs read once.
-_SMALL, _CACHED, _SLABS = 1024, 2**15, 8
+# Measured best for float32 on one core: below _SMALL lanes added up, from _CACHED on rows, or slabs read once.
+_SMALL, _CACHED, _SLABS, _LANES, _FOLDS = 1024, 2**15, 8, 64, 4
 
 
 def wide_dtype(dtype: Any) -> Any:
@@ -55,39 +55,67 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
 
 def inner(first: PyTree, second: PyTree, dtype: Any) -> Array:
     """The real inner product of two trees of wide leaves, as a scalar of `dtype`; zero without leaves."""
-    total = jnp.zeros((), dtype)
-    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
-        pairs = [(a.real, b.real), (a.imag, b.imag)] if jnp.iscomplexobj(a) else [(a, b)]
-        for x, y in pairs:
-            total += _sum_of_products(x, y).astype(dtype)
-    return total
+    return inners([(first, second)], dtype)[0]
 
 
-def _sum_of_products(x: Array, y: Array) -> Array:
-    """`sum(x * y)`: a plain sum keeps any sharding, where a dot product would have to be told."""
-    plain = lambda x, y: jnp.sum(x * y)
-    if x.size < _SMALL or is_sharded(x):
-        return plain(x, y)
-    return jax.lax.platform_dependent(x, y, cpu=_sum_on_a_cpu, default=plain)
+def inners(pairs: list[tuple[PyTree, PyTree]], dtype: Any) -> list[Any]:
+    """The inner products of many pairs of trees, all alike: a CPU does one after all others at little cost."""
+    real = lambda x: [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
+    parts = lambda tree: [part for x in jax.tree.leaves(tree) for part in real(x)]
+    products = [list(zip(parts(a), parts(b), strict=True)) for a, b in pairs]
+    if not products[0]:
+        return [jnp.zeros((), dtype)] * len(pairs)
+    # A plain sum keeps any sharding, where a dot product would have to be told.
+    plain = lambda products: [
+        functools.reduce(jnp.add, [jnp.sum(x * y).astype(dtype) for x, y in each]) for each in products
+    ]
+    if any(is_sharded(x) or is_sharded(y) for each in products for x, y in each):
+        return plain(products)
+    return jax.lax.platform_dependent(products, cpu=lambda all: _sums_on_a_cpu(all, dtype), default=plain)
 
 
-def _sum_on_a_cpu(x: Array, y: Array) -> Array:
-    """A CPU's sum to one number runs at a third of the memory's speed or less: most axes are summed in parallel first.
+def _sums_on_a_cpu(products: list[list[tuple[Array, Array]]], dtype: Any) -> list[Array]:
+    """Every product of two arrays as one row of numbers, rows added leaf by leaf, and the rows of all pairs at once."""
+    fence = jax.lax.optimization_barrier
+    rows = [functools.reduce(jnp.add, [_row_of_sums(x, y).astype(dtype) for x, y in each]) for each in products]
+    # In two steps, each too short for XLA to split it again.
+    parts = jnp.sum(fence(jnp.stack(rows)).reshape(len(rows), _FOLDS, -1), 1)
+    total = jnp.sum(fence(parts), 1)
+    return [total[i] for i in range(len(rows))]
 
-    Barriers keep XLA from joining the two sums into one again.  Slabs alone are summed without gathering a matrix that
+
+def _row_of_sums(x: Array, y: Array) -> Array:
+    """Numbers, `_LANES` of them, whose sum is that of `x * y`.
+
+    A CPU's sum to one number runs at a third of the memory's speed or less: most axes are summed in parallel first.
+    Barriers keep XLA from joining this sum and the last one.  Slabs alone are summed without gathering a matrix that
     is divided among devices behind our back.
     """
-    fence = jax.lax.optimization_barrier
+    fence, alone = jax.lax.optimization_barrier, jax.device_count() == 1
+    if x.size < _SMALL and alone:
+        return _folded(x * y)
     if _has_rows(x):
-        return jnp.sum(fence(jnp.sum(fence(_row_major(x) * _row_major(y)), 1)))
-    for block in ((32, 64), (8, 32)):
-        if x.size < _CACHED and x.size % math.prod(block) == 0 and jax.device_count() == 1:
-            z = fence((x * y).reshape(-1))
-            return jnp.sum(fence(jnp.sum(z.reshape(-1, *block), 1)))
-    if x.size % _SLABS:
-        return jnp.sum(x * y)
+        return _folded(fence(jnp.sum(fence(_row_major(x) * _row_major(y)), 1)))
+    if x.size < _CACHED and x.size % _LANES == 0 and alone:
+        return _summed_in_lanes(fence((x * y).reshape(-1)))
+    if x.size < _SMALL or x.size % _SLABS:
+        return _folded(jnp.sum(x * y))
     z = (x * y).reshape(_SLABS, -1)
-    return jnp.sum(functools.reduce(jnp.add, [z[i] for i in range(_SLABS)]))
+    return _folded(jnp.sum(functools.reduce(jnp.add, [z[i] for i in range(_SLABS)])))
+
+
+def _folded(x: Array) -> Array:
+    """An array as `_LANES` sums; a short one by additions that XLA joins with what is done to these."""
+    x = jnp.pad(x.reshape(-1), (0, -x.size % _LANES if x.size else _LANES)).reshape(-1, _LANES)
+    if x.size > _SMALL:
+        return jax.lax.optimization_barrier(jnp.sum(x, 0))
+    return functools.reduce(jnp.add, [x[i] for i in range(len(x))])
+
+
+def _summed_in_lanes(x: Array) -> Array:
+    """The same for an array of any length that `_LANES` divides: blocks that XLA adds in parallel, then these."""
+    block = math.gcd(x.size // _LANES, 32)
+    return _folded(jax.lax.optimization_barrier(jnp.sum(x.reshape(-1, block, _LANES), 1)))
 
 
 def _has_rows(x: Array) -> bool:
