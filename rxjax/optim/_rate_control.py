@@ -55,8 +55,8 @@ def rate_control(
       the direction and the relative length of its updates count.
     - `total_steps`: calls of `update` in the whole run.  Give it wherever you know it: part of the gain is annealing.
     - `recompute`: evaluate the base a second time for its new state, once the step is known not to be skipped, so that
-      old and new state need not be kept side by side.  Saves copies, a tenth of a step of Adam at small batches inside
-      `lax.scan`, where the state is a few additions per parameter; leave it where the base decomposes matrices.
+      old and new state need not be kept side by side.  Saves copies where the state takes a few operations per
+      parameter, as Adam's does, most of all in `lax.scan`; leave it where the base decomposes matrices.
     - the others as in [`scale_by_reaction_rate`][].  With `learning_rate` the rate is yours and only the measurement
       remains.
 
