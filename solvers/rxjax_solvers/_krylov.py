@@ -86,13 +86,15 @@ def extend(
         j = krylov.used
         w = apply(krylov.newest)
         scale = jnp.sqrt(jnp.sum(w**2))
-        column = jnp.zeros(krylov.sizes.shape[0], w.dtype)
-        norm = before = scale
-        for _ in range(2):
+
+        def orthogonalise(carry, _):
+            w, column, _, norm = carry
             along, part = _within(krylov.blocks, w, j)
             w = project(w - part)
-            column = column + along[: column.size]
-            before, norm = norm, jnp.sqrt(jnp.sum(w**2))
+            return (w, column + along[: column.size], norm, jnp.sqrt(jnp.sum(w**2))), None
+
+        none = jnp.zeros(krylov.sizes.shape[0], w.dtype)
+        (w, column, before, norm), _ = lax.scan(orthogonalise, (w, none, scale, scale), length=2)
         # Nothing new but rounding, much of it within the space (Daniel, Gragg, Kaufman and Stewart 1976): the space is
         # invariant, and what follows stays zero.
         new = (norm > _NOTHING * jnp.finfo(w.dtype).eps * scale) & (norm > before / 2)
