@@ -90,7 +90,7 @@ def _eliminate(level: Level, rates: Array, loss: Array, passed: Array | None, lo
     into, which = tuple(jnp.asarray(i) for i in level.into), jnp.asarray(level.rate)
     into, which, rates, loss = lax.optimization_barrier((into, which, rates, loss))
     own = jnp.pad(_at(loss, level.separator), ((0, 0), (0, r)))
-    if passed is None:
+    if passed is None or lost is None:
         front = jnp.zeros((level.size, s + r, s + r), rates.dtype)
     else:
         front, own = _picked_pairs(level, passed), own + _picked(level, lost)
