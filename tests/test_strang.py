@@ -10,6 +10,7 @@ from hypothesis import given, settings, strategies as st
 import rxjax_solvers as rxs
 from rxjax_solvers import _sweeps as sweeps
 from rxjax_solvers._face_rates import AxisRates
+from rxjax_solvers._steppers.strang import _relaxed
 
 # Where rounding is the subject, compile as users do.
 rounding = pytest.mark.usefixtures("optimized")
@@ -229,8 +230,6 @@ def test_a_step_of_no_length_changes_nothing(dtype):
 @pytest.mark.parametrize("moves", [("p",), ("up",), ("tau",), ("p", "up", "down", "tau")], ids=" ".join)
 def test_the_derivative_of_a_relaxation_is_that_of_its_two_sweeps(periodic, moves):
     """Forwards and backwards, for each argument alone and for all."""
-    from rxjax_solvers._steppers.strang import _relaxed
-
     keys = jax.random.split(jax.random.key(5), 5)
     up, down, p, g = (jax.random.uniform(k, (7, 40), minval=0.1, maxval=3.0) for k in keys[:4])
     values = dict(p=p, up=up, down=down, tau=jnp.array(0.7))

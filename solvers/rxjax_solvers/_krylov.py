@@ -117,16 +117,18 @@ def _put(block: Array, w: Array, at: Array) -> Array:
 
 def _within(blocks: tuple[Array, ...], w: Array, last: Array) -> tuple[Array, Array]:
     """Coordinates of `w` along the vectors up to the last, and what they make of `w`."""
+
+    def add(block, part):
+        here = jnp.matmul(block, w, precision=lax.Precision.HIGHEST)
+        return here, part + jnp.matmul(here, block, precision=lax.Precision.HIGHEST)
+
+    def skip(_, part):
+        return jnp.zeros(_BLOCK, w.dtype), part
+
     along, part = [], jnp.zeros_like(w)
     # Blocks are arrays of their own, and read where they lie: part of an array would be copied first.
     for i, block in enumerate(blocks):
-
-        def add(block, part):
-            here = jnp.matmul(block, w, precision=lax.Precision.HIGHEST)
-            return here, part + jnp.matmul(here, block, precision=lax.Precision.HIGHEST)
-
-        none = jnp.zeros(_BLOCK, w.dtype)
-        here, part = lax.cond(i * _BLOCK <= last, add, lambda _, part, none=none: (none, part), block, part)
+        here, part = lax.cond(i * _BLOCK <= last, add, skip, block, part)
         along.append(here)
     return jnp.concatenate(along), part
 

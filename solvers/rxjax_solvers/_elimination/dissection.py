@@ -93,7 +93,7 @@ def _eliminate(level: Level, rates: Array, loss: Array, passed: Array | None, lo
     if passed is None or lost is None:
         front = jnp.zeros((level.size, s + r, s + r), rates.dtype)
     else:
-        front, own = _picked_pairs(level, passed), own + _picked(level, lost)
+        front, own = _picked(level, passed), own + _picked(level, lost)
     front = front.at[into].add(rates.at[which].get(mode="promise_in_bounds"), mode="promise_in_bounds")
     inside, from_ring, to_ring = front[:, :s, :s], front[:, :s, s:], front[:, s:, :s]
     inverted = inverse(inside, own[:, :s] + jnp.sum(to_ring, axis=1))
@@ -110,18 +110,12 @@ def _children(level: Level, values: Array) -> tuple[Array, Array]:
 
 
 def _picked(level: Level, values: Array) -> Array:
-    """What both children pass on to the cells of the front."""
-    pick = lambda values, place: values.at[place].get(mode="promise_in_bounds")
-    return jnp.sum(jax.vmap(jax.vmap(pick))(*_children(level, values)), axis=1)
-
-
-def _picked_pairs(level: Level, values: Array) -> Array:
-    """What both children pass on to the pairs of cells of the front.
+    """What both children pass on to the cells of the front, or to the pairs of them.
 
     Summed by one reduction, which XLA writes in the shape of the fronts: alone each would be flat, and every place in
     it divided out, in five times the time.
     """
-    pick = lambda values, place: values.at[place[:, None], place[None, :]].get(mode="promise_in_bounds")
+    pick = lambda values, place: values.at[jnp.ix_(*[place] * values.ndim)].get(mode="promise_in_bounds")
     return jnp.sum(jax.vmap(jax.vmap(pick))(*_children(level, values)), axis=1)
 
 
