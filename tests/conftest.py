@@ -1,10 +1,10 @@
 """Strict numerics for every test: float64, no rank or dtype promotion behind our back."""
 
-import gc
 import os
 
 import jax
 import pytest
+import quick
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -42,10 +42,7 @@ def optimized(request):
 
 
 def pytest_collection_finish():
-    # Tracing leaves many objects that stay: Python's own thresholds make it look through them for a tenth of the time.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 10, 10)
+    quick.freeze()
 
 
 @pytest.fixture

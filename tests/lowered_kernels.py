@@ -7,9 +7,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+import quick
 
 import rxjax as rx
 from rxjax import landscapes, measure, optim, planes, quantization, solvers
+
+quick.freeze()
 
 
 def well(theta):

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import quick
 from optimizers import OPTIMIZERS, WITH_RATE, compiled, extras, gradient
 
 import rxjax as rx
 
+quick.freeze()
 mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
 whole = {"w": np.linspace(-1, 1, 8 * 256, dtype=np.float32).reshape(8, 256), "b": np.ones(8, np.float32)}
 

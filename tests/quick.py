@@ -1,0 +1,34 @@
+"""Makes a process of the tests cheaper, without a change of what is lowered, compiled or computed."""
+
+import gc
+import threading
+
+from jax._src.interpreters import mlir
+
+_of_thread = threading.local()
+
+
+def _sharing(make):
+    """A maker of MLIR contexts that hands out each of them a hundred times, in one thread."""
+
+    def shared():
+        # A context keeps what its programs held, so that it is left in time; threads must not share one.
+        if getattr(_of_thread, "left", 0) == 0:
+            _of_thread.context, _of_thread.left = make(), 100
+        _of_thread.left -= 1
+        return _of_thread.context
+
+    return shared
+
+
+# JAX loads all dialects of MLIR anew for each lowering, which takes longer than lowering a small program.
+if hasattr(mlir, "make_ir_context"):
+    mlir.make_ir_context = _sharing(mlir.make_ir_context)
+
+
+def freeze():
+    """Keep the garbage collector from what stays; called when everything is imported."""
+    # Tracing leaves many objects that stay: Python's own thresholds make it look through them for a tenth of the time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
