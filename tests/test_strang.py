@@ -198,6 +198,10 @@ def test_both_orders_of_elimination_solve_the_system(n, periodic, lanes):
         pairs = [
             (sweeps._reduction_solve(up, down, loss, d), sweeps._scan_solve(up, down, pivots, d)),
             (sweeps._reduction_transpose(up, down, loss, d), sweeps._scan_transpose(up, down, pivots, d)),
+            (
+                sweeps._reduction_sum(up, down, loss, tau, -tau / 3, g, d),
+                sweeps._scan_sum(up, down, pivots, tau, -tau / 3, g, d),
+            ),
         ]
         return x, xt, pairs
 
@@ -225,6 +229,44 @@ def test_a_step_of_no_length_changes_nothing(dtype):
     np.testing.assert_allclose(slope, jnp.sum(d * rates.apply(d)), rtol=1e3 * eps)
 
 
+def relaxation(periodic):
+    def relax(v):
+        rates = AxisRates(v["up"], v["down"], periodic)
+        return _relaxed(v["p"], rates, v["tau"], sweeps.step_factor(rates, v["tau"]))
+
+    return relax
+
+
+def two_sweeps(periodic):
+    """The same written out."""
+    share = 1 + np.sqrt(2)
+
+    def relax(v):
+        rates = AxisRates(v["up"], v["down"], periodic)
+        sweep = sweeps.implicit(rates, v["tau"], sweeps.step_factor(rates, v["tau"]))
+        return sweep(share * sweep(v["p"]) + (1 - share) * v["p"])
+
+    return relax
+
+
+@rounding
+@pytest.mark.parametrize("periodic", [False, True])
+@pytest.mark.parametrize("moves", [("tau",), ("p", "up", "down", "tau")], ids=" ".join)
+def test_a_relaxation_of_a_batch_is_the_two_sweeps_of_its_members(periodic, moves):
+    keys = jax.random.split(jax.random.key(6), 3)
+    up, down, p = (jax.random.uniform(k, (3, 7, 40), minval=0.1, maxval=3.0) for k in keys)
+    values = dict(p=p, up=up, down=down, tau=jnp.array([0.3, 0.7, 2.0]))
+    members = {name: values[name] for name in moves}
+    rest = {name: values[name][0] for name in values}
+
+    @jax.jit
+    def run():
+        batch = jax.vmap(lambda member: relaxation(periodic)(rest | member))(members)
+        return batch, jax.lax.map(lambda member: two_sweeps(periodic)(rest | member), members)
+
+    np.testing.assert_allclose(*run(), rtol=1e-12, atol=1e-14)
+
+
 @rounding
 @pytest.mark.parametrize("periodic", [False, True])
 @pytest.mark.parametrize("moves", [("p",), ("up",), ("tau",), ("p", "up", "down", "tau")], ids=" ".join)
@@ -233,16 +275,7 @@ def test_the_derivative_of_a_relaxation_is_that_of_its_two_sweeps(periodic, move
     keys = jax.random.split(jax.random.key(5), 5)
     up, down, p, g = (jax.random.uniform(k, (7, 40), minval=0.1, maxval=3.0) for k in keys[:4])
     values = dict(p=p, up=up, down=down, tau=jnp.array(0.7))
-    share = 1 + np.sqrt(2)
-
-    def by_rule(v):
-        rates = AxisRates(v["up"], v["down"], periodic)
-        return _relaxed(v["p"], rates, v["tau"], sweeps.step_factor(rates, v["tau"]))
-
-    def written_out(v):
-        rates = AxisRates(v["up"], v["down"], periodic)
-        sweep = sweeps.implicit(rates, v["tau"], sweeps.step_factor(rates, v["tau"]))
-        return sweep(share * sweep(v["p"]) + (1 - share) * v["p"])
+    by_rule, written_out = relaxation(periodic), two_sweeps(periodic)
 
     @jax.jit
     def run():

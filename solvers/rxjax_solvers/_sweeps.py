@@ -8,6 +8,7 @@ other cell at once (cyclic reduction).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -55,13 +56,34 @@ def _scan_pivots(up: Array, down: Array, loss: Array) -> Array:
 
 
 def _scan_solve(up: Array, down: Array, inverse: Array, d: Array) -> Array:
+    return _scan_from(up, down, inverse, d, lambda i, here: here)
+
+
+def _scan_from(up: Array, down: Array, inverse: Array, x: Array, start: Callable[[Any, Array], Array]) -> Array:
+    """The solution for a right side whose row `i` is `start(i, x[i])`, made where it is read."""
+
     def ascend(i, here, below):
-        return _row(inverse, i) * (here + _row(up, i - 1) * below)
+        return _row(inverse, i) * (start(i, here) + _row(up, i - 1) * below)
 
     def descend(i, here, above):
         return here + _row(inverse, i) * (_row(down, i + 1) * above)
 
-    return _along(descend, _along(ascend, d.at[0].multiply(inverse[0])), down=True)
+    x = x.at[0].set(inverse[0] * start(0, x[0]))
+    return _along(descend, _along(ascend, x), down=True)
+
+
+def _ranked(a: Array, x: Array) -> Array:
+    """A number, or one for each member of a batch in the last axis of `x`, with the rank of `x`."""
+    return a.reshape((1,) * (x.ndim - a.ndim) + a.shape)
+
+
+def _scan_sum(up: Array, down: Array, inverse: Array, a: Array, b: Array, p: Array, x: Array) -> Array:
+    a, b = _ranked(a, x)[0], _ranked(b, x)[0]
+    return _scan_from(up, down, inverse, x, lambda i, here: a * here + b * _row(p, i))
+
+
+def _reduction_sum(up: Array, down: Array, loss: Array, a: Array, b: Array, p: Array, x: Array) -> Array:
+    return _reduction_solve(up, down, loss, _ranked(a, x) * x + _ranked(b, x) * p)
 
 
 def _scan_transpose(up: Array, down: Array, inverse: Array, g: Array) -> Array:
@@ -151,6 +173,11 @@ class Chain(eqx.Module):
         args = (self.up, self.down, self.pivots, d)
         return lax.platform_dependent(*args, cpu=_lanes_last(_scan_solve), default=_reduction_solve)
 
+    def solve_sum(self, a, x: Float[Array, "n *rest"], b, p: Float[Array, "n *rest"]) -> Float[Array, "n *rest"]:
+        """The solution for `a x + b p`, which is not written out where memory is what a sweep waits for."""
+        args = (self.up, self.down, self.pivots, a, b, p, x)
+        return lax.platform_dependent(*args, cpu=_lanes_last(_scan_sum), default=_reduction_sum)
+
     def transpose_solve(self, g: Inexact[Array, "n *rest"]) -> Inexact[Array, "n *rest"]:
         args = (self.up, self.down, self.pivots, g)
         return lax.platform_dependent(*args, cpu=_lanes_last(_scan_transpose), default=_reduction_transpose)
@@ -165,8 +192,14 @@ class Ring(eqx.Module):
     pivot: Inexact[Array, "*rest"]
 
     def solve(self, d: Inexact[Array, "n *rest"]) -> Inexact[Array, "n *rest"]:
-        y = self.chain.solve(d[:-1])
-        last = ((d[-1] + jnp.sum(self.to_last * y, axis=0)) / self.pivot)[None]
+        return self._closed(self.chain.solve(d[:-1]), d[-1])
+
+    def solve_sum(self, a, x: Float[Array, "n *rest"], b, p: Float[Array, "n *rest"]) -> Float[Array, "n *rest"]:
+        """The solution for `a x + b p`."""
+        return self._closed(self.chain.solve_sum(a, x[:-1], b, p[:-1]), a * x[-1] + b * p[-1])
+
+    def _closed(self, y: Array, d: Array) -> Array:
+        last = ((d + jnp.sum(self.to_last * y, axis=0)) / self.pivot)[None]
         return jnp.concatenate([y + self.spread * last, last])
 
     def transpose_solve(self, g: Inexact[Array, "n *rest"]) -> Inexact[Array, "n *rest"]:
@@ -204,6 +237,12 @@ def step_factor(rates: AxisRates, tau: Float[Array, ""]) -> Chain | Ring:
     """The factor of `1/tau - W` along one axis: no rates but the generator's own, which lengths of step share."""
     up, down = lax.stop_gradient((rates.up, rates.down))
     return factor(up, down, jnp.broadcast_to(_per(tau), up.shape), rates.periodic)
+
+
+def implicit_sum(tau: Float[Array, ""], factored: Chain | Ring, x: Array, share, p: Array) -> Array:
+    """`(I - tau W)^-1 (share x + (1 - share) p)` with `step_factor` of the same; for values, not for derivatives."""
+    per = _per(tau)
+    return factored.solve_sum(share * per, x, (1 - share) * per, p)
 
 
 def implicit(rates: AxisRates, tau: Float[Array, ""], factored: Chain | Ring) -> Callable[[Array], Array]:

@@ -14,7 +14,7 @@ from .._diagonals import Lines
 from .._face_rates import AxisRates
 from .._fokker_planck import FokkerPlanck
 from .._generator import GeneratorTerm
-from .._sweeps import Chain, Ring, implicit, step_factor
+from .._sweeps import Chain, Ring, implicit, implicit_sum, step_factor
 
 # SDIRK2 (Alexander 1977): R(z) = (1 + (1 - 2g) z) / (1 - g z)^2 with g = 1 - 1/sqrt(2) is L-stable and second order.
 _GAMMA = 1 - 2**-0.5
@@ -144,10 +144,8 @@ _SHARE = 1 + 2**0.5
 
 @eqx.filter_custom_jvp
 def _relaxed(p: Array, rates: AxisRates, tau: Array, factor: Chain | Ring) -> Array:
-    sweep = implicit(rates, tau, factor)
-
     def once(swept, share):
-        return sweep(share * swept + (1 - share) * p), None
+        return implicit_sum(tau, factor, swept, share, p), None
 
     # A loop over the two sweeps compiles half as much as writing both out, and keeps transposes out of them.
     return lax.scan(once, p, jnp.asarray([1, _SHARE], p.dtype))[0]
