@@ -72,7 +72,7 @@ def require(
     return eqx.branched_error_if(x, jnp.any(bads), jnp.argmax(bads), [f"{head} {what}.{tail}" for _, what in traced])
 
 
-def _seen(x: ArrayLike) -> Any:
+def seen(x: ArrayLike) -> Any:
     """`x` to be compared: known values by NumPy, which compiles nothing for a new shape."""
     return x if is_traced(x) else np.asarray(x)
 
@@ -80,26 +80,26 @@ def _seen(x: ArrayLike) -> Any:
 def finite(x: ArrayLike, name: str, remedy: str = "") -> Array:
     """`x` if every entry is finite."""
     x = jnp.asarray(x)
-    return require(x, name, "be finite", [_not_finite(_seen(x))], remedy)
+    return require(x, name, "be finite", [_not_finite(seen(x))], remedy)
 
 
-def _not_finite(seen: Any) -> tuple[ArrayLike, str]:
-    return ~(jnp if is_traced(seen) else np).isfinite(seen), "is not finite"
+def _not_finite(x: Any) -> tuple[ArrayLike, str]:
+    return ~(jnp if is_traced(x) else np).isfinite(x), "is not finite"
 
 
 def positive(x: ArrayLike, name: str, remedy: str = "") -> Array:
     """`x` if every entry is finite and above zero."""
     x = jnp.asarray(x)
-    seen = _seen(x)
-    faults = [_not_finite(seen), (seen < 0, "is negative"), (seen == 0, "is zero")]
+    value = seen(x)
+    faults = [_not_finite(value), (value < 0, "is negative"), (value == 0, "is zero")]
     return require(x, name, "be positive and finite", faults, remedy)
 
 
 def non_negative(x: ArrayLike, name: str, remedy: str = "") -> Array:
     """`x` if every entry is finite and not below zero."""
     x = jnp.asarray(x)
-    seen = _seen(x)
-    faults = [_not_finite(seen), (seen < 0, "is negative")]
+    value = seen(x)
+    faults = [_not_finite(value), (value < 0, "is negative")]
     return require(x, name, "be non-negative and finite", faults, remedy)
 
 

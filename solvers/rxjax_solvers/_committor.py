@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._checks import require
+from ._checks import require, seen
+from ._compiled import compiled
 from ._deflated import stationary_law
 from ._factor import Factor, assemble
 from ._generator import AbstractGenerator
@@ -21,7 +22,7 @@ class _Ends(NamedTuple):
 
 def _ends(generator: AbstractGenerator, source: Target, target: Target, factor: Factor | None) -> _Ends:
     a, b = region(generator, source, "source"), region(generator, target, "target")
-    both = [(jnp.any(a.members & b.members), "shares one with `source`")]
+    both = [((seen(a.members) & seen(b.members)).any(), "shares one with `source`")]
     members = require(b.members, "target", "hold cells of its own", both, "", "a common cell")
     b = Region(members, b.extra, b.into)
     if factor is None:
@@ -69,6 +70,7 @@ def committor(
     return answer(q, result, throw)
 
 
+@compiled
 def _forward(ends: _Ends) -> tuple[Array, RESULTS]:
     q = ends.factor.transpose_solve(ends.target.into) + ends.target.members.astype(ends.target.into.dtype)
     return q, outcome((~jnp.all(jnp.isfinite(q)), ends.factor.elimination.fault))
@@ -86,10 +88,17 @@ def _from_source(generator: AbstractGenerator, ends: _Ends, law: Array) -> Array
 def _transitions(generator, source, target, factor, law) -> tuple[Array, Array, RESULTS]:
     ends = _ends(generator, source, target, factor)
     law, result = stationary_law(generator) if law is None else (law, RESULTS.successful)
+    return _reaction(generator, ends, law, result)
+
+
+@compiled
+def _reaction(generator: AbstractGenerator, ends: _Ends, law: Array, result: RESULTS) -> tuple[Array, Array, RESULTS]:
+    """Transitions per unit time, and these over the probability of having come last from the source."""
     part = _from_source(generator, ends, law)
     flux = generator.mass(part * ends.target.into)
     broken = outcome((~jnp.isfinite(flux), ends.factor.elimination.fault))
-    return flux, generator.mass(part), RESULTS.where(result == RESULTS.successful, broken, result)
+    result = RESULTS.where(result == RESULTS.successful, broken, result)
+    return flux, flux / generator.mass(part), result
 
 
 def reactive_flux(
@@ -145,5 +154,5 @@ def transition_rate(
 
         ```
     """
-    flux, mass, result = _transitions(generator, source, target, factor, law)
-    return answer(flux / mass, result, throw)
+    _, rate, result = _transitions(generator, source, target, factor, law)
+    return answer(rate, result, throw)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from ._compiled import compiled
 from ._factor import Factor, assemble
 from ._factorization import AbstractFactorization, Elimination, usual
 from ._fokker_planck import FokkerPlanck
@@ -68,9 +69,14 @@ def deflate(generator: AbstractGenerator, *, method: AbstractFactorization | Non
 
 
 def _held(generator: AbstractGenerator, law: Array, method: AbstractFactorization | None) -> Factor:
-    members = _likeliest(lax.stop_gradient(law))
+    held, shift = _state(law)
+    return assemble(generator, [held], shift, method)
+
+
+@compiled
+def _state(law: Array) -> tuple[Region, Array]:
     none = jnp.zeros_like(law)
-    return assemble(generator, [Region(members, none, none)], jnp.zeros((), law.dtype), method)
+    return Region(_likeliest(lax.stop_gradient(law)), none, none), jnp.zeros((), law.dtype)
 
 
 def _likeliest(law: Array) -> Bool[Array, "*shape"]:
@@ -83,16 +89,27 @@ def stationary_law(
     """The law of mass 1 with `W law = 0`, and whether it exists and is the only one."""
     if generator.time_dependent:
         raise ValueError("Argument `generator` must not depend on time, but it does.  Freeze it: `generator.at(t)`.")
-    leaks = jnp.any(lax.stop_gradient(generator.exit_rates()) > _rounding(generator))
     if isinstance(generator, FokkerPlanck) and generator.log_gibbs is not None:
-        law = jnp.exp(generator.log_gibbs - lax.stop_gradient(jnp.max(generator.log_gibbs)))
-        return law / generator.mass(law), outcome((leaks, RESULTS.no_stationary_law))
+        return _gibbs(generator, generator.log_gibbs)
     method = usual(generator) if method is None else method
     law, unique = _law(generator, method)
-    several = (~unique, RESULTS.not_unique)
-    if not isinstance(method, Elimination):
-        several = (~unique, RESULTS.unsolved)
-    return law, outcome((leaks, RESULTS.no_stationary_law), several)
+    return law, _judged(generator, unique, isinstance(method, Elimination))
+
+
+@compiled
+def _gibbs(generator: FokkerPlanck, log_gibbs: Array) -> tuple[Array, RESULTS]:
+    law = jnp.exp(log_gibbs - lax.stop_gradient(jnp.max(log_gibbs)))
+    return law / generator.mass(law), outcome((_leaks(generator), RESULTS.no_stationary_law))
+
+
+@compiled
+def _judged(generator: AbstractGenerator, unique: Array, eliminated: bool) -> RESULTS:
+    several = RESULTS.not_unique if eliminated else RESULTS.unsolved
+    return outcome((_leaks(generator), RESULTS.no_stationary_law), (~unique, several))
+
+
+def _leaks(generator: AbstractGenerator) -> Array:
+    return jnp.any(lax.stop_gradient(generator.exit_rates()) > _rounding(generator))
 
 
 def _rounding(generator: AbstractGenerator) -> Array:
@@ -107,17 +124,28 @@ def _law(generator: AbstractGenerator, method: AbstractFactorization) -> tuple[F
 
 def _after_a_life(generator: AbstractGenerator, method: AbstractFactorization) -> tuple[Array, Array]:
     """The state of a process, started evenly, after a life far longer than any of its own times."""
-    leaving = generator.outflow()
-    dtype = leaving.dtype
     # Nothing cancels, so the rate of death may be as small as the numbers allow.
-    shift = jnp.max(leaving) * (1e-150 if dtype == jnp.float64 else 1e-25)
-    shift = jnp.where(shift > 0, shift, 1)
-    factor = assemble(generator, [], shift, method)
-    law = factor.elimination.solve(jnp.full(leaving.shape, 1 / leaving.size, dtype))
-    law = law / generator.mass(law)
+    shift = _shift(generator, 1e-150 if generator.dtype == jnp.float64 else 1e-25, False)
+    return _at_the_end(assemble(generator, [], shift, method))
+
+
+@compiled
+def _shift(generator: AbstractGenerator, share: float, of_the_mean: bool) -> Array:
+    leaving = generator.outflow()
+    if of_the_mean:
+        return share * jnp.sum(leaving) / leaving.size
+    shift = jnp.max(leaving) * share
+    return jnp.where(shift > 0, shift, 1)
+
+
+@compiled
+def _at_the_end(factor: Factor) -> tuple[Array, Array]:
+    shape, dtype = factor.extra.shape, factor.extra.dtype
+    law = factor.elimination.solve(jnp.full(shape, 1 / factor.extra.size, dtype))
+    law = law / factor.generator.mass(law)
     # With one closed class the mean of any function at the end does not depend on the start.
-    probe = jax.random.uniform(jax.random.key(0), leaving.shape, dtype)
-    mean = shift * factor.elimination.transpose_solve(probe)
+    probe = jax.random.uniform(jax.random.key(0), shape, dtype)
+    mean = factor.shift * factor.elimination.transpose_solve(probe)
     unique = jnp.max(mean) - jnp.min(mean) < 1e3 * jnp.sqrt(jnp.finfo(dtype).eps) * 1e-3
     return law, unique
 
@@ -127,14 +155,21 @@ def _around_a_state(generator: AbstractGenerator, method: AbstractFactorization)
 
     With two closed classes the times have no limit, and the iteration none either.
     """
-    leaving = generator.outflow()
-    life = _LIFE * jnp.sum(leaving) / leaving.size
-    early = assemble(generator, [], life, method).elimination.solve(jnp.full(leaving.shape, 1 / leaving.size))
-    often = _likeliest(jnp.where(jnp.isfinite(early), early, 0)).astype(leaving.dtype)
-    sent = jnp.maximum(generator.apply(often), 0) * (1 - often)
-    law = _held(generator, often, method).elimination.solve(sent) + often
-    known = jnp.all(jnp.isfinite(law))
-    return law / generator.mass(law), known
+    often = _often(assemble(generator, [], _shift(generator, _LIFE, True), method))
+    return _visits(_held(generator, often, method), often)
+
+
+@compiled
+def _often(factor: Factor) -> Array:
+    early = factor.elimination.solve(jnp.full(factor.extra.shape, 1 / factor.extra.size))
+    return _likeliest(jnp.where(jnp.isfinite(early), early, 0)).astype(factor.extra.dtype)
+
+
+@compiled
+def _visits(factor: Factor, often: Array) -> tuple[Array, Array]:
+    sent = jnp.maximum(factor.generator.apply(often), 0) * (1 - often)
+    law = factor.elimination.solve(sent) + often
+    return law / factor.generator.mass(law), jnp.all(jnp.isfinite(law))
 
 
 @_law.def_jvp

@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
 from ._checks import non_negative
+from ._compiled import compiled
 from ._elimination import AbstractElimination
 from ._factorization import AbstractFactorization, usual
 from ._generator import AbstractGenerator
@@ -32,15 +33,11 @@ class Factor(eqx.Module):
 
     def solve(self, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """`A^-1 b`: mean density over a life that starts as `b` and ends at the target or with rate `shift`."""
-        b = jnp.where(self.keep, b, 0)
-        forward, backward = self.elimination.solve, self.elimination.transpose_solve
-        return _linear_solve(self._matvec(self.generator.apply), b, forward, backward)
+        return _solve(self, b)
 
     def transpose_solve(self, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """`A^-T b`: mean integral of `b` along a life that starts in each cell."""
-        b = jnp.where(self.keep, b, 0)
-        forward, backward = self.elimination.solve, self.elimination.transpose_solve
-        return _linear_solve(self._matvec(self.generator.adjoint), b, backward, forward)
+        return _transpose_solve(self, b)
 
     def _matvec(self, apply):
         loss = self.shift + self.extra
@@ -50,6 +47,20 @@ class Factor(eqx.Module):
             return jnp.where(self.keep, loss * kept - apply(kept), x)
 
         return matvec
+
+
+@compiled
+def _solve(factor: Factor, b: Array) -> Array:
+    b = jnp.where(factor.keep, b, 0)
+    forward, backward = factor.elimination.solve, factor.elimination.transpose_solve
+    return _linear_solve(factor._matvec(factor.generator.apply), b, forward, backward)
+
+
+@compiled
+def _transpose_solve(factor: Factor, b: Array) -> Array:
+    b = jnp.where(factor.keep, b, 0)
+    forward, backward = factor.elimination.solve, factor.elimination.transpose_solve
+    return _linear_solve(factor._matvec(factor.generator.adjoint), b, backward, forward)
 
 
 def _linear_solve(matvec, b, solve, transpose_solve):
@@ -105,7 +116,7 @@ def factorize(
             "`generator.at(t)`."
         )
     regions = as_regions(generator, target)
-    return assemble(generator, regions, non_negative(jnp.asarray(shift, generator.outflow().dtype), "shift"), method)
+    return assemble(generator, regions, non_negative(jnp.asarray(shift, generator.dtype), "shift"), method)
 
 
 def assemble(
@@ -115,13 +126,19 @@ def assemble(
     method: AbstractFactorization | None = None,
 ) -> Factor:
     """The factor outside of some regions."""
-    dtype = generator.outflow().dtype
-    keep, extra = jnp.ones(generator.shape, bool), jnp.zeros(generator.shape, dtype)
+    method = usual(generator) if method is None else method
+    return Factor(generator, shift, *_parts(generator, tuple(regions), shift, method))
+
+
+@compiled
+def _parts(
+    generator: AbstractGenerator, regions: tuple[Region, ...], shift: Array, method: AbstractFactorization
+) -> tuple[Array, Array, AbstractElimination]:
+    keep, extra = jnp.ones(generator.shape, bool), jnp.zeros(generator.shape, generator.dtype)
     for one in regions:
         keep, extra = keep & ~one.members, extra + one.extra
     frozen, loss = lax.stop_gradient((generator, shift + jnp.where(keep, extra, 0)))
-    method = usual(generator) if method is None else method
-    return Factor(generator, shift, keep, extra, method.eliminate(frozen, loss, keep))
+    return keep, extra, method.eliminate(frozen, loss, keep)
 
 
 def factorable(generator: AbstractGenerator) -> bool:

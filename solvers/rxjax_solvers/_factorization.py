@@ -93,11 +93,16 @@ class Iteration(AbstractFactorization):
     tol: Float[Array, ""] | float | None = None
     max_steps: int = eqx.field(static=True, default=200)
 
+    def __check_init__(self):
+        if self.tol is not None:
+            positive(self.tol, "tol")
+
     def eliminate(
         self, generator: AbstractGenerator, loss: Float[Array, "*shape"], keep: Bool[Array, "*shape"]
     ) -> AbstractElimination:
         tol = (1e-10 if loss.dtype == jnp.float64 else 3e-5) if self.tol is None else self.tol
-        tol = positive(jnp.asarray(tol, loss.dtype), "tol")
+        # A number has been checked; in a traced one the check must be used.
+        tol = jnp.asarray(tol if isinstance(tol, float) else positive(tol, "tol"), loss.dtype)
         return IterativeElimination(generator, loss, keep, tol, self.max_steps)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ._compiled import compiled
 from ._factor import Factor, factorize
 from ._generator import AbstractGenerator
 from ._region import Target
@@ -54,8 +55,7 @@ def mean_first_passage_time(
         ```
     """
     factor = factorize(generator, target=target) if factor is None else factor
-    tau = factor.transpose_solve(jnp.ones_like(factor.extra))
-    return answer(tau, _reached(factor, tau), throw)
+    return answer(*_mean(factor), throw)
 
 
 def first_passage_variance(
@@ -81,9 +81,20 @@ def first_passage_variance(
         ```
     """
     factor = factorize(generator, target=target) if factor is None else factor
+    return answer(*_variance(factor), throw)
+
+
+@compiled
+def _mean(factor: Factor) -> tuple[Array, RESULTS]:
+    tau = factor.transpose_solve(jnp.ones_like(factor.extra))
+    return tau, _reached(factor, tau)
+
+
+@compiled
+def _variance(factor: Factor) -> tuple[Array, RESULTS]:
     tau = factor.transpose_solve(jnp.ones_like(factor.extra))
     variance = 2 * factor.transpose_solve(tau) - tau**2
-    return answer(variance, _reached(factor, variance), throw)
+    return variance, _reached(factor, variance)
 
 
 def _reached(factor: Factor, tau: Array) -> RESULTS:

@@ -35,6 +35,11 @@ class AbstractGenerator(eqx.Module):
         """Number of cells or states."""
         return math.prod(self.shape)
 
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of the rates; nothing is computed for it."""
+        return jax.eval_shape(lambda: self.outflow()).dtype
+
     def mass(self, p: Float[Array, "*batch_and_shape"]) -> Float[Array, "*batch"]:
         """Total probability of `p`, shape `(*batch, *shape)`."""
         if self.grid is not None:

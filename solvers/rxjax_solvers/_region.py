@@ -1,6 +1,7 @@
 """Sets of cells that a process may hit."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -9,10 +10,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Shaped
 
-from ._checks import require
+from ._checks import require, seen
+from ._compiled import compiled
 from ._fokker_planck import FokkerPlanck
 from ._generator import AbstractGenerator
-from ._grid import from_front, to_front
+from ._grid import Grid, from_front, to_front
 
 Target = Callable | Shaped[Array, "..."]
 
@@ -43,11 +45,9 @@ def region(generator: AbstractGenerator, target: Target, name: str) -> Region:
     one of that shorter distance: hitting times are second order in the cell size (Gibou, Fedkiw, Cheng and Kang 2002).
     With a full-tensor diffusion, whose hops along diagonals cross it too, the edge runs between the cells: first order.
     """
-    extra = jnp.zeros(generator.shape, generator.outflow().dtype)
+    shares = None
     if callable(target):
-        members = _evaluate(target, generator, name)
-        if isinstance(generator, FokkerPlanck) and not generator.diagonals:
-            extra = _nearer(target, generator, members)
+        members, shares = _evaluate(target, generator, name)
     else:
         members = jnp.asarray(target)
         if members.shape != generator.shape or members.dtype != jnp.bool_:
@@ -55,13 +55,22 @@ def region(generator: AbstractGenerator, target: Target, name: str) -> Region:
                 f"Argument `{name}` must be a Boolean mask of shape {generator.shape} or a predicate of theta, but it "
                 f"has shape {members.shape} and dtype {members.dtype}."
             )
-    faults = [(~jnp.any(members), "holds none")]
+    faults = [(~seen(members).any(), "holds none")]
     members = require(members, name, "hold at least one cell", faults, "Widen it, or refine the grid.", "no cell")
+    return _hit(generator, members, shares)
+
+
+@compiled
+def _hit(generator: AbstractGenerator, members: Array, shares: tuple[Array, ...] | None) -> Region:
+    extra = jnp.zeros(generator.shape, generator.dtype)
+    if isinstance(generator, FokkerPlanck) and shares is not None:
+        extra = _nearer(generator, members, shares)
     into = jnp.where(members, 0, jnp.maximum(generator.adjoint(members.astype(extra.dtype)), 0)) + extra
     return Region(members, extra, into)
 
 
-def _evaluate(predicate: Callable, generator: AbstractGenerator, name: str) -> Array:
+def _evaluate(predicate: Callable, generator: AbstractGenerator, name: str) -> tuple[Array, tuple[Array, ...] | None]:
+    """The cells where it holds; and, if edges are to be placed, the share of the way to them along each axis."""
     grid = generator.grid
     if grid is None:
         raise ValueError(
@@ -71,24 +80,37 @@ def _evaluate(predicate: Callable, generator: AbstractGenerator, name: str) -> A
     value: Any = jax.eval_shape(predicate, theta)
     if getattr(value, "shape", None) != () or value.dtype != jnp.bool_:
         raise ValueError(f"Argument `{name}` must return a Boolean scalar for `theta` of shape ({grid.dim},).")
-    return _everywhere(predicate, grid.points)
+    placed = isinstance(generator, FokkerPlanck) and not generator.diagonals
+
+    # Compiled anew for each question, so that a predicate means what it means now, and is not kept.
+    @partial(jax.jit, inline=True)
+    def look(grid: Grid):
+        members = _everywhere(predicate, grid.points)
+        return members, tuple(_share(predicate, grid, axis, members) for axis in range(grid.dim)) if placed else None
+
+    return look(grid)
 
 
 def _everywhere(predicate: Callable, points: Array) -> Array:
     return jax.vmap(predicate)(points.reshape(-1, points.shape[-1])).reshape(points.shape[:-1])
 
 
-def _nearer(predicate: Callable, generator: FokkerPlanck, members: Array) -> Array:
+def _share(predicate: Callable, grid: Grid, axis: int, members: Array) -> Array:
+    step = jnp.zeros(grid.dim, grid.lower.dtype).at[axis].set(grid.spacing[axis])
+    inside, points = to_front(members, axis), to_front(grid.points, axis)
+    if grid.boundary[axis][0] != "periodic":
+        inside, points = inside[:-1], points[:-1]
+    return _edge(predicate, points, step, inside)
+
+
+def _nearer(generator: FokkerPlanck, members: Array, shares: tuple[Array, ...]) -> Array:
     """By how much rates into the members grow, since their edge lies before the next cell's centre."""
     grid = generator.grid
     total = jnp.zeros(grid.shape, grid.lower.dtype)
-    for axis, rates in enumerate(generator.rates):
-        step = jnp.zeros(grid.dim, grid.lower.dtype).at[axis].set(grid.spacing[axis])
-        inside, points = to_front(members, axis), to_front(grid.points, axis)
+    for axis, (rates, share) in enumerate(zip(generator.rates, shares, strict=True)):
+        inside = to_front(members, axis)
         here, there = (inside, jnp.roll(inside, -1, 0)) if rates.periodic else (inside[:-1], inside[1:])
-        low = points if rates.periodic else points[:-1]
         crossed = here ^ there
-        share = _edge(predicate, low, step, here)
         above = jnp.roll(rates.down, -1, 0) if rates.periodic else rates.down[1:]
         up = rates.up if rates.periodic else rates.up[:-1]
         upward = jnp.where(crossed & there, _growth(up, above, share), 0)

@@ -4,6 +4,8 @@ import diffrax
 import jax
 from jaxtyping import Array, PyTree
 
+from ._checks import is_traced
+
 _NOT_UNIQUE = """
 The stationary law is not unique: the generator splits into 2 or more closed classes, sets of states never left again.
 
@@ -95,4 +97,8 @@ def answer(value: PyTree[Array], result: RESULTS, throw: bool) -> PyTree:
     """`value`, refused unless `result` is successful; or `(value, result)` with `throw=False`."""
     if not throw:
         return value, result
-    return jax.tree.map(lambda x: result.error_if(x, result != RESULTS.successful), value)
+    failed = result != RESULTS.successful
+    # Where the outcome is known and good there is nothing to compile.
+    if not is_traced(failed) and not bool(failed):
+        return value
+    return jax.tree.map(lambda x: result.error_if(x, failed), value)

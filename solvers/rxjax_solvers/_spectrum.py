@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array
 
 from ._checks import is_traced
+from ._compiled import compiled
 from ._deflated import Deflated, deflate
 from ._factor import Factor, factorize
 from ._factorization import repeated
@@ -72,32 +73,42 @@ def spectrum(
         factor = factorize(generator, method=method) if _loses(generator) else deflate(generator, method=method)
     closed = isinstance(factor, Deflated)
     wanted = k - 1 if closed else k
-    dtype = generator.outflow().dtype
+    dtype = generator.dtype
     room = size - 1 if closed else size
     m = min(2 * k + 30 if max_krylov is None else max_krylov, room)
     tol = (1e-9 if dtype == jnp.float64 else 1e-3) if tol is None else tol
+    return answer(*_slowest(generator, factor, m, wanted, jnp.asarray(tol, dtype)), throw)
+
+
+@compiled
+def _slowest(
+    generator: AbstractGenerator, factor: Deflated | Factor, m: int, wanted: int, tol: Array
+) -> tuple[tuple[Array, Array], RESULTS]:
     reversible = isinstance(generator, FokkerPlanck) and generator.log_gibbs is not None
     find = _symmetric if reversible else _general
     values, modes, left, residual = find(generator, factor, m, wanted)
     values = values + _slopes(generator, left, modes)
-    if closed:
+    if isinstance(factor, Deflated):
         law = factor.law
         values = jnp.concatenate([jnp.zeros(1, values.dtype), values])
         modes = jnp.concatenate([lax.stop_gradient(law)[None].astype(modes.dtype), modes])
     result = outcome((~jnp.all(residual <= tol), RESULTS.not_converged))
-    if closed:
+    if isinstance(factor, Deflated):
         result = RESULTS.where(factor.result == RESULTS.successful, result, factor.result)
-    return answer((values, modes), result, throw)
+    return (values, modes), result
 
 
 def _loses(generator: AbstractGenerator) -> bool:
     """Whether mass is lost, as far as is known while compiling: on a grid its sides say so."""
     if generator.grid is not None:
         return any("absorbing" in sides for sides in generator.grid.boundary)
-    exits = generator.exit_rates()
-    if is_traced(exits):
-        return False
-    return bool(jnp.any(exits > 1e-9 * generator.outflow()))
+    loses = _exits(generator)
+    return False if is_traced(loses) else bool(loses)
+
+
+@compiled
+def _exits(generator: AbstractGenerator) -> Array:
+    return jnp.any(generator.exit_rates() > 1e-9 * generator.outflow())
 
 
 def _ritz(space, m: int, wanted: int, eig: Callable) -> tuple[Array, Array, Array]:
@@ -136,7 +147,7 @@ def _symmetric(generator, factor, m, wanted):
 
 def _general(generator, factor, m, wanted):
     frozen = lax.stop_gradient(factor)
-    shape, dtype = generator.shape, generator.outflow().dtype
+    shape, dtype = generator.shape, generator.dtype
     noise = jax.random.normal(jax.random.key(1), shape, dtype)
 
     def side(solve):

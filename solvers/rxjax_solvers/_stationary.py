@@ -4,7 +4,9 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array
 
+from ._compiled import compiled
 from ._deflated import Deflated, stationary_law
 from ._factor import Factor, factorize
 from ._generator import AbstractGenerator
@@ -84,6 +86,11 @@ def quasi_stationary(
         ```
     """
     factor = factorize(generator) if factor is None else factor
+    return answer(*_survival(generator, factor, jnp.asarray(max_steps, jnp.int32)), throw)
+
+
+@compiled
+def _survival(generator: AbstractGenerator, factor: Factor, max_steps: Array) -> tuple[tuple[Array, Array], RESULTS]:
     eps = jnp.finfo(factor.extra.dtype).eps
     # An iterative solve is known to its tolerance only.
     still = jnp.maximum(32 * eps, 4 * factor.elimination.tol)
@@ -114,4 +121,4 @@ def quasi_stationary(
     near = jnp.maximum(1e4 * eps, still)
     converged = (change <= near) & (left_change <= near)
     result = outcome((~jnp.isfinite(rate), factor.elimination.fault), (~converged, RESULTS.not_converged))
-    return answer((law / generator.mass(law), rate), result, throw)
+    return (law / generator.mass(law), rate), result
