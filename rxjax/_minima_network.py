@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import ArrayLike
+from jaxtyping import Array, ArrayLike
 
 from rxjax_solvers import MasterEquation
 
 from ._barriers import Barriers
-from ._escape import log_kramers_time
+from ._escape._kramers import log_arrhenius, way_out
 from ._limits import exponential
 from ._minima import Minima
 
@@ -48,12 +49,26 @@ def minima_network(
 
         ```
     """
-    log_time = lambda a, s: log_kramers_time(landscape, a, s, temperature, k=k)
-    first, second = barriers.pairs[:, 0], barriers.pairs[:, 1]
-    source, target = jnp.concatenate([first, second]), jnp.concatenate([second, first])
-    saddles = jnp.concatenate([barriers.saddles, barriers.saddles])
+    source, target, barrier, log_prefactor = _passes(landscape, minima.points, barriers.pairs, barriers.saddles)
     if not source.shape[0]:
         rates = jnp.zeros((0,), minima.energies.dtype)
     else:
-        rates = exponential(-jax.vmap(log_time)(minima.points[source], saddles))
+        rates = exponential(-jax.vmap(lambda b, p: log_arrhenius(b, p, temperature, k))(barrier, log_prefactor))
     return MasterEquation.from_edges(source, target, rates, minima.points.shape[0])
+
+
+@eqx.filter_jit
+def _passes(landscape: Callable, points: Array, pairs: Array, saddles: Array) -> tuple[Array, Array, Array, Array]:
+    """Sources and targets of the edges, barriers and logarithms of the prefactors."""
+    first, second = pairs[:, 0], pairs[:, 1]
+    source, target = jnp.concatenate([first, second]), jnp.concatenate([second, first])
+    if not source.shape[0]:
+        none = jnp.zeros((0,), points.dtype)
+        return source, target, none, none
+
+    def one(a, s):
+        way = way_out(landscape, a, s)
+        return way.barrier, way.log_prefactor
+
+    barrier, log_prefactor = jax.vmap(one)(points[source], jnp.concatenate([saddles, saddles]))
+    return source, target, barrier, log_prefactor

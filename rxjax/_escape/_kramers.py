@@ -102,8 +102,15 @@ def log_kramers_time(
     ```
     """
     way = way_out(landscape, minimum, saddle)
+    return log_arrhenius(way.barrier, way.log_prefactor, temperature, k)
+
+
+def log_arrhenius(
+    barrier: ArrayLike, log_prefactor: ArrayLike, temperature: ArrayLike, k: ArrayLike
+) -> Float[Array, "..."]:
+    """Logarithm of the time over a barrier."""
     temperature, k, barrier, prefactor = real_arrays(
-        temperature=temperature, k=k, barrier=way.barrier, prefactor=way.log_prefactor
+        temperature=temperature, k=k, barrier=barrier, prefactor=log_prefactor
     )
     return prefactor + boltzmann_exponent(barrier, temperature, k)
 
@@ -139,37 +146,46 @@ def way_out(
             f"{a.shape}. Use `jax.vmap` for several."
         )
     landscape = as_landscape(landscape, dim=a.shape[0])
-    (a, s), gains, (loss, top), (hessian_a, hessian_s) = _measured(landscape, jnp.stack([a, s]))
+    way, (bent, slope_a), (folded, slope_s, below) = _measured(landscape, a, s)
+    faults = [
+        (bent, "has a direction without positive curvature"),
+        (slope_a, "has a slope: it is no stationary point"),
+    ]
+    remedy = "Take a row of `find_minima(landscape).points`."
+    a = require(way.minimum, "minimum", "be a minimum of the landscape", faults, remedy)
+    faults = [
+        (folded, "does not have exactly one direction of negative curvature"),
+        (slope_s, "has a slope: it is no stationary point"),
+        (below, "is not above the minimum"),
+    ]
+    remedy = "Take a row of `find_barriers(landscape, minima).saddles`."
+    s = require(way.saddle, "saddle", "be a saddle of index 1 above the minimum", faults, remedy)
+    # Used through the checked points, so that the checks are not compiled away.
+    return way._replace(minimum=a, saddle=s, log_prefactor=way.log_prefactor + 0 * (a[0] + s[0]))
+
+
+@eqx.filter_jit
+def _measured(
+    landscape: Callable, minimum: Float[Array, " d"], saddle: Float[Array, " d"]
+) -> tuple[WayOut, tuple[Array, Array], tuple[Array, Array, Array]]:
+    """The way from the minimum over the saddle, and what is wrong with either."""
+    (a, s), gains, (loss, top), (hessian_a, hessian_s) = _improved(landscape, jnp.stack([minimum, saddle]))
     (low, high), vectors = jnp.linalg.eigh(jax.lax.stop_gradient(jnp.stack([hessian_a, hessian_s])))
     second = high[1] if len(high) > 1 else jnp.ones_like(high[0])
     barrier = top - loss
     near = _NEARLY * jnp.abs(barrier)
-    faults = [
-        (~(low[0] > 0), "has a direction without positive curvature"),
-        (~(gains[0] <= near), "has a slope: it is no stationary point"),
-    ]
-    remedy = "Take a row of `find_minima(landscape).points`."
-    a = require(a, "minimum", "be a minimum of the landscape", faults, remedy)
-    faults = [
-        (~((high[0] < 0) & (second > 0)), "does not have exactly one direction of negative curvature"),
-        (~(gains[1] <= near), "has a slope: it is no stationary point"),
-        (~(barrier > 0), "is not above the minimum"),
-    ]
-    remedy = "Take a row of `find_barriers(landscape, minima).saddles`."
-    s = require(s, "saddle", "be a saddle of index 1 above the minimum", faults, remedy)
-
     direction = vectors[1, :, 0]
     # By the Rayleigh quotient with fixed vector: the same value, and a gradient also where other eigenvalues coincide.
     unstable = -direction @ hessian_s @ direction
-    # Used through the checked points, so that the checks are not compiled away.
-    checked = 0 * (a[0] + s[0])
     log_dets = jnp.linalg.slogdet(hessian_s)[1] - jnp.linalg.slogdet(hessian_a)[1]
-    prefactor = math.log(2 * math.pi) - jnp.log(unstable) + log_dets / 2 + checked
-    return WayOut(a, s, hessian_a, hessian_s, direction, unstable, loss, barrier, prefactor)
+    prefactor = math.log(2 * math.pi) - jnp.log(unstable) + log_dets / 2
+    way = WayOut(a, s, hessian_a, hessian_s, direction, unstable, loss, barrier, prefactor)
+    at_minimum = ~(low[0] > 0), ~(gains[0] <= near)
+    at_saddle = ~((high[0] < 0) & (second > 0)), ~(gains[1] <= near), ~(barrier > 0)
+    return way, at_minimum, at_saddle
 
 
-@eqx.filter_jit
-def _measured(landscape: Callable, points: Float[Array, "2 d"]) -> tuple[Array, Array, Array, Array]:
+def _improved(landscape: Callable, points: Float[Array, "2 d"]) -> tuple[Array, Array, Array, Array]:
     """The stationary points that Newton's method finds near `points`, the energies that its first steps gain, and the
     values and Hessians there.
 

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ._compiled import compiled
 from ._fokker_planck import FokkerPlanck
 from ._generator import AbstractGenerator
 from ._grid import from_front, to_front
@@ -31,7 +32,11 @@ def probability_current(generator: AbstractGenerator, p: Float[Array, "*shape"])
 
         ```
     """
-    generator = _only_fokker_planck(generator)
+    return _faces(_only_fokker_planck(generator), p)
+
+
+@compiled
+def _faces(generator: FokkerPlanck, p: Array) -> tuple[Array, ...]:
     out = []
     for axis, rates in enumerate(generator.rates):
         p_axis, h = to_front(p, axis), generator.grid.spacing[axis]
@@ -80,8 +85,12 @@ def entropy_production(generator: AbstractGenerator, p: Float[Array, "*shape"]) 
 
         ```
     """
+    return _dissipation(_only_fokker_planck(generator) if isinstance(generator, FokkerPlanck) else generator, p)
+
+
+@compiled
+def _dissipation(generator: AbstractGenerator, p: Array) -> Array:
     if isinstance(generator, FokkerPlanck):
-        generator = _only_fokker_planck(generator)
         total = jnp.zeros((), p.dtype)
         for axis, rates in enumerate(generator.rates):
             p_axis = to_front(p, axis)

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from ._checks import one_of, positive
+from ._compiled import compiled
 from ._generator import AbstractGenerator
 
 # The chain's rate lies above the fastest outflow by this share: no state's chance to stay falls below zero by rounding.
@@ -110,6 +111,14 @@ def uniformization(
     if tol is None:
         tol = 1e-10 if dtype == jnp.float64 else 1e-6
     tol = positive(jnp.asarray(tol, dtype), "tol", "Typical: 1e-10, in float32 1e-6.")
+    return _means(generator, p0, jnp.asarray(ts), tol, max_terms, differentiate)
+
+
+@compiled
+def _means(
+    generator: AbstractGenerator, p0: Array, ts: Array, tol: Array, max_terms: int, differentiate: str
+) -> tuple[Array, dict[str, Array]]:
+    dtype = p0.dtype
     q = (1 + _MARGIN) * jnp.max(lax.stop_gradient(generator.outflow()))
     q = jnp.where(q > 0, q, 1).astype(dtype)
     intervals = max(ts.shape[0] - 1, 1)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Shaped
 
-from .._checks import finite, is_traced, require
+from .._checks import finite, is_traced, require, seen
+from .._compiled import compiled
 from ._jumps import AbstractJumps, pick
 
 
@@ -24,15 +25,11 @@ class DenseJumps(AbstractJumps):
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.shape[0]:
             raise ValueError(f"Argument `W` must be a square matrix, but it has shape {matrix.shape}.")
         matrix = finite(matrix, "W")
-        diagonal = jnp.eye(matrix.shape[0], dtype=bool)
-        rates = jnp.where(diagonal, 0, matrix)
-        # Where mass is conserved a column sums to zero up to the rounding of the caller.
-        tolerance = 8 * matrix.shape[0] * jnp.finfo(matrix.dtype).eps * jnp.sum(jnp.abs(matrix), axis=0)
-        columns = jnp.sum(matrix, axis=0)
+        rates, columns, positive, self.exits = _split(matrix)
         shown = None
         if not is_traced(matrix):
             shown = f"lowest rate {np.min(np.asarray(rates)):.6g}, largest column sum {np.max(np.asarray(columns)):.6g}"
-        faults = [(rates < 0, "has a negative rate off its diagonal"), (columns > tolerance, "has columns that do not")]
+        faults = [(seen(rates) < 0, "has a negative rate off its diagonal"), (positive, "has columns that do not")]
         remedy = (
             "`W[j, i]` is the rate from i to j and `dp/dt = W p`: a matrix of rows that sum to zero is its transpose."
         )
@@ -40,8 +37,8 @@ class DenseJumps(AbstractJumps):
             rates, "W", "have rates >= 0 off its diagonal and columns that sum to 0 or below", faults, remedy, shown
         )
         self.rates = rates
-        self.exits = jnp.where(columns < -tolerance, -columns, 0)
-        self.leaving = jnp.sum(rates, axis=0) + self.exits
+        # From the checked rates, so that the check is not compiled away.
+        self.leaving = _leaving(rates, self.exits)
 
     def inflow(self, p: Float[Array, " n"]) -> Float[Array, " n"]:
         return jnp.matmul(self.rates, p, precision=jax.lax.Precision.HIGHEST)
@@ -52,3 +49,19 @@ class DenseJumps(AbstractJumps):
     def draw(self, state: Int[Array, ""], key: PRNGKeyArray) -> Int[Array, ""]:
         to = pick(jnp.concatenate([self.rates[:, state], self.exits[state][None]]), key)
         return jnp.where(to == self.rates.shape[0], -1, to)
+
+
+@compiled
+def _split(matrix: Array) -> tuple[Array, ...]:
+    """Rates, sums of columns and which of them are positive, and exits."""
+    rates = jnp.where(jnp.eye(matrix.shape[0], dtype=bool), 0, matrix)
+    # Where mass is conserved a column sums to zero up to the rounding of the caller.
+    tolerance = 8 * matrix.shape[0] * jnp.finfo(matrix.dtype).eps * jnp.sum(jnp.abs(matrix), axis=0)
+    columns = jnp.sum(matrix, axis=0)
+    exits = jnp.where(columns < -tolerance, -columns, 0)
+    return rates, columns, columns > tolerance, exits
+
+
+@compiled
+def _leaving(rates: Array, exits: Array) -> Array:
+    return jnp.sum(rates, axis=0) + exits

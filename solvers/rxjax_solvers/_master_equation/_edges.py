@@ -8,7 +8,8 @@ import jax.random as jr
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Shaped
 
-from .._checks import non_negative, require
+from .._checks import non_negative, require, seen
+from .._compiled import compiled
 from ._jumps import AbstractJumps
 
 
@@ -39,7 +40,7 @@ class EdgeJumps(AbstractJumps):
                     f"Argument `{name}` must be a vector of integers, one state for each edge, but it has shape "
                     f"{x.shape} and dtype {x.dtype}."
                 )
-            faults = [((x < 0) | (x >= size), "is not")]
+            faults = [((seen(x) < 0) | (seen(x) >= size), "is not")]
             ends.append(require(x.astype(jnp.int32), name, f"lie between 0 and size - 1 = {size - 1}", faults))
         start, end = ends
         rates = jnp.asarray(rate)
@@ -50,18 +51,15 @@ class EdgeJumps(AbstractJumps):
                 f"their shapes are {start.shape}, {end.shape} and {rates.shape}."
             )
         remedy = "Leave the edge out: it changes nothing."
-        end = require(end, "target", "differ from `source`", [(end == start, "is the same state")], remedy)
+        end = require(end, "target", "differ from `source`", [(seen(end) == seen(start), "is the same state")], remedy)
         rates = jnp.broadcast_to(non_negative(rates, "rate"), start.shape)
         lost = non_negative(jnp.asarray(exits, rates.dtype), "exits")
         if lost.shape not in ((), (size,)):
             raise ValueError(f"Argument `exits` must be a number or have shape ({size},), but it has {lost.shape}.")
-        order = jnp.argsort(start, stable=True)
-        self.source, self.target, self.rate = start[order], end[order], rates[order]
-        self.exits = jnp.broadcast_to(lost, (size,))
-        self.leaving = self._per_source(self.rate) + self.exits
+        self.source, self.target, self.rate, self.exits, self.leaving = _in_order(start, end, rates, lost, size)
 
     def _per_source(self, values: Float[Array, " edges"]) -> Float[Array, " n"]:
-        return jax.ops.segment_sum(values, self.source, self.exits.shape[0], indices_are_sorted=True)
+        return _per_source(values, self.source, self.exits.shape[0])
 
     def inflow(self, p: Float[Array, " n"]) -> Float[Array, " n"]:
         return jax.ops.segment_sum(self.rate * p[self.source], self.target, self.exits.shape[0])
@@ -90,3 +88,15 @@ class EdgeJumps(AbstractJumps):
         _, passed, chosen = lax.while_loop(go_on, advance, (first, jnp.zeros((), self.rate.dtype), nowhere))
         # Past the last edge lies the exit, if there is one; else rounding led there, and the last edge is meant.
         return jnp.where((passed <= level) & (self.exits[state] > 0), -1, chosen)
+
+
+def _per_source(values: Array, source: Array, size: int) -> Array:
+    return jax.ops.segment_sum(values, source, size, indices_are_sorted=True)
+
+
+@compiled
+def _in_order(start: Array, end: Array, rates: Array, lost: Array, size: int) -> tuple[Array, ...]:
+    """Sources, targets and rates by source; exits and total rates of the states."""
+    order = jnp.argsort(start, stable=True)
+    start, end, rates, exits = start[order], end[order], rates[order], jnp.broadcast_to(lost, (size,))
+    return start, end, rates, exits, _per_source(rates, start, size) + exits
