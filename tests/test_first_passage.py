@@ -189,3 +189,37 @@ def test_outcomes():
         jax.block_until_ready(rxs.mean_first_passage_time(chain, mask))
     with pytest.raises(ValueError, match="`target` must hold cells of its own, but it shares one with `source`"):
         rxs.committor(chain, mask, mask)
+
+
+def test_a_second_question_compiles_no_more_than_its_predicate(caplog):
+    """Outside `jit` too a verb is one program, kept for the next generator of its shape."""
+    grid = rxs.Grid(-2.0, 2.0, 12)
+    low, high = grid.axes[0] < -1, grid.axes[0] > 1
+
+    def ask(kT, target):
+        W = rxs.FokkerPlanck(lambda x: -x * (x**2 - 1), kT, grid)
+        with jax.log_compiles():
+            caplog.clear()
+            rxs.mean_first_passage_time(W, target)
+            rxs.committor(W, low, target)
+            rxs.transition_rate(W, low, target)
+            rxs.stationary(W)
+            rxs.spectrum(W, 3)
+        return sum(record.getMessage().startswith("Compiling ") for record in caplog.records)
+
+    ask(0.3, high)
+    assert ask(0.2, high) == 0
+    ask(0.3, lambda x: x[0] > 1)
+    # One for each of the three that are given it.
+    assert ask(0.2, lambda x: x[0] > 1) == 3
+
+
+def test_a_predicate_means_what_it_means_now():
+    grid, edge = rxs.Grid(-2.0, 2.0, 12), [0.5]
+    W = rxs.FokkerPlanck(lambda x: -x * (x**2 - 1), 0.3, grid)
+    target = lambda x: x[0] > edge[0]
+    near = rxs.mean_first_passage_time(W, target)
+    edge[0] = 1.5
+    far = rxs.mean_first_passage_time(W, target)
+    np.testing.assert_allclose(far, rxs.mean_first_passage_time(W, lambda x: x[0] > 1.5))
+    assert jnp.max(far) > 1.5 * jnp.max(near)
