@@ -50,10 +50,7 @@ def minima_network(
         ```
     """
     source, target, barrier, log_prefactor = _passes(landscape, minima.points, barriers.pairs, barriers.saddles)
-    if not source.shape[0]:
-        rates = jnp.zeros((0,), minima.energies.dtype)
-    else:
-        rates = exponential(-jax.vmap(lambda b, p: log_arrhenius(b, p, temperature, k))(barrier, log_prefactor))
+    rates = exponential(-log_arrhenius(barrier, log_prefactor, temperature, k))
     return MasterEquation.from_edges(source, target, rates, minima.points.shape[0])
 
 
