@@ -187,3 +187,32 @@ def test_a_potential_is_evaluated_once():
     W = rxs.FokkerPlanck.from_potential(counted, grid, 0.5)
     assert counted.calls == 1
     np.testing.assert_array_equal(W.log_gibbs, -(grid.axes[0] ** 2) / 0.5)
+
+
+def test_a_generator_is_made_by_few_programs(caplog):
+    """Outside `jit` too; the next ones of their shapes, whose functions are made of the same operations, by no more."""
+    grid = rxs.Grid(-2, 2, (11, 9), boundary=["absorbing", "periodic"])
+    tensor = jnp.array([[0.4, 0.1], [0.1, 0.3]])
+
+    def make(kT):
+        with jax.log_compiles():
+            caplog.clear()
+            rxs.FokkerPlanck.from_potential(lambda x: x[0] ** 2 + kT, grid, kT)
+            rxs.FokkerPlanck(lambda x: -x, lambda x: kT * (1 + x**2), grid, rxs.Ito())
+            rxs.FokkerPlanck(jnp.zeros(2), lambda x: kT * tensor, grid, rxs.AntiIto())
+            rxs.MasterEquation.from_rates(lambda x, delta: kT * x[0] ** 2, grid, 0.5)
+            grid.normalize(grid.gaussian(0.1, 1.0))
+        return sum(record.getMessage().startswith("Compiling ") for record in caplog.records)
+
+    assert make(0.3) < 60
+    assert make(0.4) == 0
+
+
+def test_a_drift_means_what_it_means_now():
+    grid, factor = rxs.Grid(-2, 2, 8), [1.0]
+    drift = lambda x: factor[0] * x
+    first = rxs.FokkerPlanck(drift, 0.3, grid)
+    factor[0] = 2.0
+    second = rxs.FokkerPlanck(drift, 0.3, grid)
+    np.testing.assert_array_equal(second.as_matrix(), rxs.FokkerPlanck(lambda x: 2.0 * x, 0.3, grid).as_matrix())
+    assert jnp.max(jnp.abs(first.as_matrix() - second.as_matrix())) > 1

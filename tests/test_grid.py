@@ -40,6 +40,16 @@ def test_gaussian_holds_cell_averages():
     np.testing.assert_allclose(far[30], 2 * (norm.sf(30.0) - norm.sf(31.0)), rtol=1e-9)
 
 
+@pytest.mark.parametrize("mean", [0.0, 0.1, -1.0])
+def test_gaussian_is_differentiable(mean):
+    """With the mean on a face between cells and on a side too."""
+    grid = rxs.Grid(-1, 1, 4)
+    slope = jax.jacfwd(lambda x: grid.gaussian(x[0], x[1]))(jnp.array([mean, 0.4]))
+    for k, step in enumerate(1e-5 * np.eye(2)):
+        high, low = grid.gaussian(mean + step[0], 0.4 + step[1]), grid.gaussian(mean - step[0], 0.4 - step[1])
+        np.testing.assert_allclose(slope[:, k], (high - low) / 2e-5, atol=1e-8)
+
+
 def test_gaussian_wraps():
     grid = rxs.Grid(0, 1, 50, boundary="periodic")
     p = grid.gaussian(0.02, 0.1)

@@ -80,10 +80,11 @@ def seen(x: ArrayLike) -> Any:
 def finite(x: ArrayLike, name: str, remedy: str = "") -> Array:
     """`x` if every entry is finite."""
     x = jnp.asarray(x)
-    return require(x, name, "be finite", [_not_finite(seen(x))], remedy)
+    return require(x, name, "be finite", [not_finite(seen(x))], remedy)
 
 
-def _not_finite(x: Any) -> tuple[ArrayLike, str]:
+def not_finite(x: Any) -> tuple[Any, str]:
+    """The fault of a value that has been `seen`."""
     return ~(jnp if is_traced(x) else np).isfinite(x), "is not finite"
 
 
@@ -91,7 +92,7 @@ def positive(x: ArrayLike, name: str, remedy: str = "") -> Array:
     """`x` if every entry is finite and above zero."""
     x = jnp.asarray(x)
     value = seen(x)
-    faults = [_not_finite(value), (value < 0, "is negative"), (value == 0, "is zero")]
+    faults = [not_finite(value), (value < 0, "is negative"), (value == 0, "is zero")]
     return require(x, name, "be positive and finite", faults, remedy)
 
 
@@ -99,7 +100,7 @@ def non_negative(x: ArrayLike, name: str, remedy: str = "") -> Array:
     """`x` if every entry is finite and not below zero."""
     x = jnp.asarray(x)
     value = seen(x)
-    faults = [_not_finite(value), (value < 0, "is negative")]
+    faults = [not_finite(value), (value < 0, "is negative")]
     return require(x, name, "be non-negative and finite", faults, remedy)
 
 

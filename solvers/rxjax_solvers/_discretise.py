@@ -1,9 +1,11 @@
 """From drift and diffusion to hopping rates: along the axes, and along diagonals where the diffusion is a tensor."""
 
 import itertools
-from functools import partial
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,11 +13,18 @@ from jaxtyping import Array
 
 from ._checks import finite, is_traced, non_negative
 from ._coefficients import Corrected, NegativeGradient, Tabulated
+from ._compiled import compiled
 from ._convention import AbstractConvention
 from ._diagonals import DiagonalRates
 from ._face_rates import AxisRates, axis_rates, fitted
 from ._grid import Grid, evaluate, to_front
 from ._tensor import along_axis, along_diagonal, check_tensor
+
+# Where a coefficient is read.  With the axis in front: ("faces", axis) between the cells, ("low", axis) and
+# ("high", axis) on an absorbing side.  In the grid's order: ("cells",) and the middle of the hops along a diagonal,
+# ("middle", axes, sign, direction).
+Place = tuple[Any, ...]
+CELLS: Place = ("cells",)
 
 
 def potential_values(potential: Any, grid: Grid) -> Array:
@@ -33,49 +42,60 @@ def potential_values(potential: Any, grid: Grid) -> Array:
     return finite(potential.astype(grid.lower.dtype), "potential")
 
 
-class _Fields:
-    """Coefficients, which no longer depend on time, as functions of points and an axis."""
+class _Table(eqx.Module):
+    """Values of a coefficient at some places, one after the other; its methods belong into a compiled program."""
 
-    def __init__(self, drift: Any, diffusion: Any, grid: Grid):
-        self.drift, self.correction = (drift.drift, drift.correction) if isinstance(drift, Corrected) else (drift, None)
-        self.diffusion: Any = diffusion
-        self.grid = grid
-        self.potential: Any = None
-        self.mobility: Any = None
-        if isinstance(self.drift, NegativeGradient):
-            self.potential = potential_values(self.drift.potential, grid)
-            self.mobility = jnp.asarray(self.drift.mobility, grid.lower.dtype)
-        dim = (grid.dim,)
-        self.shape = () if not callable(self.diffusion) else self._shape_of_callable()
-        self.shape = self.shape if callable(self.diffusion) else self.diffusion.shape
-        self.is_tensor = self.shape == dim * 2
-        if self.is_tensor and not callable(self.diffusion):
-            self.diffusion = check_tensor(self.diffusion, grid.spacing, "diffusion")
+    values: Array
+    places: tuple[Place, ...] = eqx.field(static=True)
 
-    def _shape_of_callable(self) -> tuple[int, ...]:
-        theta, diffusion = jax.ShapeDtypeStruct((self.grid.dim,), self.grid.lower.dtype), self.diffusion
-        return getattr(jax.eval_shape(diffusion, theta), "shape", ())
+    def at(self, grid: Grid, place: Place) -> Array:
+        extents = [_extent(grid, one) for one in self.places]
+        k = self.places.index(place)
+        start = sum(math.prod(extent) for extent in extents[:k])
+        values = self.values[start : start + math.prod(extents[k])]
+        return values.reshape(*extents[k], *values.shape[1:])
 
-    def _diffusion(self, points: Array) -> Array:
-        dim = (self.grid.dim,)
-        if callable(self.diffusion):
-            return evaluate(self.diffusion, points, "diffusion", [(), dim, dim * 2])
-        return self.diffusion.reshape((1,) * (points.ndim - 1) + self.shape)
 
-    def along(self, points: Array, axis: int) -> Array:
-        """Diffusion carried by the hops along an axis, at points with that axis in front."""
-        if not callable(self.diffusion) and not self.is_tensor:
-            value = self.diffusion[axis] if self.shape else self.diffusion
-            return jnp.broadcast_to(non_negative(value, "diffusion"), points.shape[:-1])
-        value = self._diffusion(points)
+class _Fields(eqx.Module):
+    """Coefficients, which no longer depend on time, read where they are needed: constants or tables over places."""
+
+    grid: Grid
+    drift: Array | _Table | None
+    correction: _Table | None
+    diffusion: Array | _Table
+    # The diffusion in the middle of hops along diagonals, unless it is constant.
+    hops: _Table | None
+    # In the cells; and on absorbing sides.
+    potential: Array | None
+    outside: _Table | None
+    mobility: Array | None
+    # Of the diffusion at a point.
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    @property
+    def is_tensor(self) -> bool:
+        return len(self.shape) == 2
+
+    def _read(self, coefficient: Array | _Table, place: Place) -> Array:
+        if isinstance(coefficient, _Table):
+            return coefficient.at(self.grid, place)
+        return coefficient.reshape((1,) * self.grid.dim + coefficient.shape)
+
+    def _diffusion(self, place: Place) -> Array:
+        if place[0] == "cells" and len(place) == 2 and isinstance(self.diffusion, _Table):
+            return to_front(self.diffusion.at(self.grid, CELLS), place[1])
+        return self._read(self.hops if place[0] == "middle" and self.hops is not None else self.diffusion, place)
+
+    def along(self, place: Place) -> Array:
+        """Diffusion carried by the hops along an axis, that axis in front."""
+        axis = place[1]
+        value = self._diffusion(place)
         if self.is_tensor:
-            value = check_tensor(value, self.grid.spacing, "diffusion") if callable(self.diffusion) else value
-            kept = along_axis(value, self.grid.spacing, axis) + self._by_the_walls(value, axis)
             # Below zero by rounding at most: that has been checked.
-            value = jnp.maximum(kept, 0)
-        else:
-            value = non_negative(value[..., axis] if self.shape else value, "diffusion")
-        return jnp.broadcast_to(value, points.shape[:-1])
+            value = jnp.maximum(along_axis(value, self.grid.spacing, axis) + self._by_the_walls(value, axis), 0)
+        elif self.shape:
+            value = value[..., axis]
+        return jnp.broadcast_to(value, _extent(self.grid, place))
 
     def _walls(self, axis: int) -> list[tuple[int, Array]]:
         """For each other axis the share of a cell, one half, that lies between its centre and a reflecting side."""
@@ -103,40 +123,32 @@ class _Fields:
             total = total + share * (jnp.abs(across) * h[axis] / h[other] - rest)
         return total
 
-    def across(self, points: Array, axes: tuple[int, int], sign: int) -> Array:
+    def across(self, place: Place, axes: tuple[int, int], sign: int) -> Array:
         """Rate of the hops along a diagonal."""
-        return jnp.broadcast_to(
-            along_diagonal(self._diffusion(points), self.grid.spacing, axes, sign), points.shape[:-1]
-        )
+        rate = along_diagonal(self._diffusion(place), self.grid.spacing, axes, sign)
+        return jnp.broadcast_to(rate, self.grid.shape)
 
-    def drift_along(self, points: Array, axis: int) -> Array:
-        """A component of the drift at points with that axis in front, without what comes from a potential."""
-        drift = self._drift(points)
+    def drift_along(self, place: Place) -> Array:
+        """A component of the drift with that axis in front, without what comes from a potential."""
+        axis = place[1]
+        drift = jnp.zeros((*_extent(self.grid, place), self.grid.dim), self.grid.lower.dtype)
+        for part in (self.drift, self.correction):
+            drift = drift if part is None else drift + self._read(part, place)
         total = drift[..., axis]
         if self.is_tensor:
-            tensor = self._diffusion(points)
+            tensor = self._diffusion(place)
             for other, share in self._walls(axis):
                 across, normal = tensor[..., axis, other], tensor[..., other, other]
                 total = total - share * across / jnp.where(normal > 0, normal, 1) * drift[..., other]
         return total
 
-    def _drift(self, points: Array) -> Array:
-        dim = (self.grid.dim,)
-        total = jnp.zeros(points.shape, points.dtype)
-        if self.potential is None and callable(self.drift):
-            total = finite(evaluate(self.drift, points, "drift", [dim]), "drift")
-        elif self.potential is None:
-            total = total + finite(jnp.asarray(self.drift), "drift").reshape((1,) * (points.ndim - 1) + (-1,))
-        if self.correction is not None:
-            total = total + finite(evaluate(self.correction, points, "noise", [dim]), "noise")
-        return total
-
     def mobility_along(self, axis: int) -> Array:
         """Of the hops along an axis."""
-        if self.mobility.ndim == 2:
-            tensor = self.mobility.reshape((1,) * self.grid.dim + self.mobility.shape)
+        mobility: Any = self.mobility
+        if mobility.ndim == 2:
+            tensor = mobility.reshape((1,) * self.grid.dim + mobility.shape)
             return along_axis(tensor, self.grid.spacing, axis) + self._by_the_walls(tensor, axis)
-        return self.mobility[axis] if self.mobility.ndim else self.mobility
+        return mobility[axis] if mobility.ndim else mobility
 
     def mobility_across(self, axes: tuple[int, int], sign: int) -> Array:
         """Of the hops along a diagonal, in units of their rate."""
@@ -144,139 +156,227 @@ class _Fields:
             return jnp.zeros((), self.grid.lower.dtype)
         return along_diagonal(self.mobility, self.grid.spacing, axes, sign)
 
-    def potential_at(self, points: Array) -> Array:
-        """On an absorbing side."""
-        known = self.drift.potential
-        potential = known.potential if isinstance(known, Tabulated) else known
-        if not callable(potential):
-            raise ValueError(
-                "Argument `potential` must be a callable on a grid with absorbing sides, where its value on the face "
-                "is needed, but it is an array."
-            )
-        return finite(evaluate(potential, points, "potential", [()]), "potential")
 
-    def signs(self, axes: tuple[int, int]) -> list[int]:
-        """The diagonals of two axes that may be needed: one or none where the sign of `D_ij` is known."""
-        if callable(self.diffusion) or is_traced(self.diffusion):
-            return [1, -1]
-        with jax.ensure_compile_time_eval():
-            entry = float(self.diffusion[axes])
-        return [int(np.sign(entry))] if entry else []
+def _extent(grid: Grid, place: Place) -> tuple[int, ...]:
+    """Shape of a scalar at a place."""
+    if place == CELLS or place[0] == "middle":
+        return grid.shape
+    kind, axis = place
+    n = grid.shape[axis]
+    count = {"cells": n, "faces": n - (grid.boundary[axis][0] != "periodic")}.get(kind, 1)
+    return (count, *grid.shape[:axis], *grid.shape[axis + 1 :])
+
+
+@compiled
+def _points(grid: Grid, places: tuple[Place, ...]) -> Array:
+    """The points of some places, one after the other."""
+    return jnp.concatenate([_points_of(grid, place).reshape(-1, grid.dim) for place in places])
+
+
+def _points_of(grid: Grid, place: Place) -> Array:
+    if place == CELLS:
+        return grid.points
+    if place[0] == "middle":
+        return grid.points + (grid.spacing * (_steps(grid, place) / 2)).reshape((1,) * grid.dim + (-1,))
+    kind, axis = place
+    cells = to_front(grid.points, axis)
+    half = jnp.zeros(grid.dim, cells.dtype).at[axis].set(grid.spacing[axis] / 2).reshape((1,) * grid.dim + (-1,))
+    if kind == "faces":
+        return (cells if grid.boundary[axis][0] == "periodic" else cells[:-1]) + half
+    return cells[:1] - half if kind == "low" else cells[-1:] + half
+
+
+def _ends(grid: Grid, axis: int) -> list[Place]:
+    """The absorbing sides of an axis."""
+    return [
+        (name, axis) for name, side in zip(("low", "high"), grid.boundary[axis], strict=True) if side == "absorbing"
+    ]
+
+
+def _steps(grid: Grid, middle: Place) -> np.ndarray:
+    """The hop along a diagonal of which this is the middle, in cells."""
+    _, axes, sign, direction = middle
+    steps = np.zeros(grid.dim, int)
+    steps[list(axes)] = direction, direction * sign
+    return steps
+
+
+Diagonal = tuple[tuple[int, int], int]
+
+
+def _diagonals_of(diffusion: Any, grid: Grid) -> Iterator[Diagonal]:
+    """Those that a tensor may need: one or none of two axes where the sign of `D_ij` is known."""
+    for axes in itertools.combinations(range(grid.dim), 2):
+        if callable(diffusion) or is_traced(diffusion):
+            yield from ((axes, 1), (axes, -1))
+        else:
+            entry = np.sign(np.asarray(diffusion)[axes])
+            yield from [(axes, int(entry))] if entry else []
+
+
+def _table(fn: Any, grid: Grid, places: Sequence[Place], name: str, allowed: list, check: Callable) -> _Table:
+    """A function at some places."""
+    return _Table(check(evaluate(fn, _points(grid, tuple(places)), name, allowed)), tuple(places))
 
 
 def discretise(
     drift: Any, diffusion: Any, grid: Grid, convention: AbstractConvention
 ) -> tuple[tuple[AxisRates, ...], tuple[DiagonalRates, ...]]:
     """Hopping rates along each axis, and along the diagonals of pairs of axes for a tensor."""
-    fields = _Fields(drift, diffusion, grid)
-    if fields.is_tensor and convention.weight == 0.5:
+    drift, correction = (drift.drift, drift.correction) if isinstance(drift, Corrected) else (drift, None)
+    dim, shape = (grid.dim,), diffusion.shape if not callable(diffusion) else _shape_of(diffusion, grid)
+    if shape == dim * 2 and convention.weight == 0.5:
         raise ValueError(
             "Argument `convention` must be Ito() or AntiIto() for a tensor as `diffusion`, which does not determine "
             "the Stratonovich equation.  Give `noise=sigma` instead."
         )
-    axes = [_axis(fields, grid, axis, convention) for axis in range(grid.dim)]
-    diagonals = []
-    if fields.is_tensor:
-        for pair in itertools.combinations(range(grid.dim), 2):
-            for sign in fields.signs(pair):
-                rates, exits = _diagonal(fields, grid, pair, sign, convention)
-                diagonals.append(rates)
-                for axis, low, high in exits:
-                    r = axes[axis]
-                    low, high = to_front(low, axis), to_front(high, axis)
-                    axes[axis] = AxisRates(r.up.at[-1].add(high[-1]), r.down.at[0].add(low[0]), r.periodic)
-    return tuple(axes), tuple(diagonals)
+    diagonals = tuple(_diagonals_of(diffusion, grid)) if shape == dim * 2 else ()
+    sides = [place for axis in range(grid.dim) for place in _ends(grid, axis)]
+    along = [("faces", axis) for axis in range(grid.dim)] + sides
+    middles = [("middle", *diagonal, direction) for diagonal in diagonals for direction in (1, -1)]
+
+    def table(fn, name):
+        return _table(fn, grid, along, name, [dim], lambda value: finite(value, name))
+
+    potential, mobility, outside, hops = None, None, None, None
+    if isinstance(drift, NegativeGradient):
+        potential = potential_values(drift.potential, grid)
+        mobility = jnp.asarray(drift.mobility, grid.lower.dtype)
+        crossed = [place for place in middles if mobility.ndim == 2 and _leaves(grid, place)]
+        outside = _potential_outside(drift.potential, grid, sides + crossed)
+        drift = None
+    else:
+        drift = table(drift, "drift") if callable(drift) else finite(jnp.asarray(drift), "drift")
+    correction = None if correction is None else table(correction, "noise")
+
+    def checked(value):
+        return check_tensor(value, grid.spacing, "diffusion") if shape == dim * 2 else non_negative(value, "diffusion")
+
+    if callable(diffusion):
+        # Ito: the rate along a diagonal is that of the cell left.  Anti-Ito: that of the middle of the hop, where only
+        # the entry of two axes counts.
+        if middles and convention.weight != 1.0:
+            hops = _table(diffusion, grid, middles, "diffusion", [dim * 2], lambda value: value)
+        diffusion = _table(diffusion, grid, [*along, CELLS], "diffusion", [(), dim, dim * 2], checked)
+    else:
+        diffusion = checked(diffusion)
+    fields = _Fields(grid, drift, correction, diffusion, hops, potential, outside, mobility, shape)
+    return _rates(fields, convention, diagonals)
 
 
-@partial(jax.jit, static_argnums=1, inline=True)
-def _places(grid: Grid, axis: int) -> tuple[Array, Array, Array, Array]:
-    """Centres of the cells, of the faces between them and of those of both sides, the axis in front."""
-    cells = to_front(grid.points, axis)
-    half = jnp.zeros(grid.dim, cells.dtype).at[axis].set(grid.spacing[axis] / 2).reshape((1,) * grid.dim + (-1,))
-    faces = cells if grid.boundary[axis][0] == "periodic" else cells[:-1]
-    return cells, faces + half, cells[:1] - half, cells[-1:] + half
+def _shape_of(fn: Any, grid: Grid) -> tuple[int, ...]:
+    value: Any = jax.eval_shape(fn, jax.ShapeDtypeStruct((grid.dim,), grid.lower.dtype))
+    return getattr(value, "shape", ())
 
 
-@partial(jax.jit, static_argnums=1, inline=True)
+def _potential_outside(potential: Any, grid: Grid, places: Sequence[Place]) -> _Table | None:
+    """On absorbing sides."""
+    if not places:
+        return None
+    known = potential.potential if isinstance(potential, Tabulated) else potential
+    if not callable(known):
+        raise ValueError(
+            "Argument `potential` must be a callable on a grid with absorbing sides, where its value on the face "
+            "is needed, but it is an array."
+        )
+    return _table(known, grid, places, "potential", [()], lambda value: finite(value, "potential"))
+
+
+# Once the coefficients are known nothing of a user's is left: one program for each kind of grid.
+@compiled
+def _rates(
+    fields: _Fields, convention: AbstractConvention, diagonals: tuple[Diagonal, ...]
+) -> tuple[tuple[AxisRates, ...], tuple[DiagonalRates, ...]]:
+    axes = [_axis(fields, axis, convention) for axis in range(fields.grid.dim)]
+    along = []
+    for pair, sign in diagonals:
+        rates, exits = _diagonal(fields, pair, sign, convention)
+        along.append(rates)
+        for axis, low, high in exits:
+            r = axes[axis]
+            low, high = to_front(low, axis), to_front(high, axis)
+            axes[axis] = AxisRates(r.up.at[-1].add(high[-1]), r.down.at[0].add(low[0]), r.periodic)
+    return tuple(axes), tuple(along)
+
+
 def _falls(v: Array, periodic: bool) -> Array:
     """By how much a potential falls from each cell to the next along the first axis."""
     return v - jnp.roll(v, -1, 0) if periodic else v[:-1] - v[1:]
 
 
-def _axis(fields: _Fields, grid: Grid, axis: int, convention: AbstractConvention) -> AxisRates:
-    low, high = grid.boundary[axis]
-    h, periodic = grid.spacing[axis], low == "periodic"
-    cells, faces, at_low, at_high = _places(grid, axis)
-    sides = [(low, at_low, -1), (high, at_high, 1)]
+def _axis(fields: _Fields, axis: int, convention: AbstractConvention) -> AxisRates:
+    grid, faces = fields.grid, ("faces", axis)
+    h, periodic = grid.spacing[axis], grid.boundary[axis][0] == "periodic"
     free = fields.potential is not None and fields.correction is None
-    drop = 0.0 if free else fields.drift_along(faces, axis) * h
-    ends: list[Any] = [None, None]
-    for k, (side, points, sign) in enumerate(sides):
-        if side == "absorbing":
-            ends[k] = 0.0 if free else sign * fields.drift_along(points, axis) * h / 2
+    drop = 0.0 if free else fields.drift_along(faces) * h
+    v: Any = None
+    mobility: Any = None
+    outside: Any = fields.outside
     if fields.potential is not None:
         v, mobility = to_front(fields.potential, axis), fields.mobility_along(axis)
         drop = drop + mobility * _falls(v, periodic)
-        for k, ((side, points, _), inner) in enumerate(zip(sides, (v[:1], v[-1:]), strict=True)):
-            if side == "absorbing":
-                ends[k] = ends[k] - mobility * (fields.potential_at(points) - inner)
-    at_low, at_high = (
-        None if end is None else (end, fields.along(points, axis))
-        for end, (_, points, _) in zip(ends, sides, strict=True)
-    )
+    ends: dict[str, Any] = {"low": None, "high": None}
+    for place in _ends(grid, axis):
+        name, _ = place
+        out = 0.0 if free else (-1 if name == "low" else 1) * fields.drift_along(place) * h / 2
+        if v is not None:
+            out = out - mobility * (outside.at(grid, place) - (v[:1] if name == "low" else v[-1:]))
+        ends[name] = (out, fields.along(place))
     return axis_rates(
         jnp.asarray(drop),
-        fields.along(faces, axis),
-        fields.along(cells, axis),
-        (at_low, at_high),
+        fields.along(faces),
+        fields.along(("cells", axis)),
+        (ends["low"], ends["high"]),
         h,
         convention.weight,
         periodic,
     )
 
 
-def _diagonal(fields: _Fields, grid: Grid, axes: tuple[int, int], sign: int, convention: AbstractConvention):
+def _diagonal(fields: _Fields, axes: tuple[int, int], sign: int, convention: AbstractConvention):
     """Hops along one diagonal, and where they lead out through absorbing sides: `(axis, low, high)` of exit rates."""
-    steps = np.zeros(grid.dim, int)
-    steps[list(axes)] = 1, sign
+    grid, potential = fields.grid, fields.potential
     wraps = (grid.boundary[axes[0]][0] == "periodic", grid.boundary[axes[1]][0] == "periodic")
-    in_cells = fields.across(grid.points, axes, sign)
+    in_cells = fields.across(CELLS, axes, sign)
     mobility = fields.mobility_across(axes, sign)
     exits = {axis: [jnp.zeros(grid.shape, in_cells.dtype)] * 2 for axis in axes}
     rates = DiagonalRates(in_cells, in_cells, axes, sign, wraps)
 
-    # Ito: the rate is that of the cell left.  Anti-Ito: that of the middle of the hop.
-    from_cells = convention.weight == 1.0
-
     def hop(direction):
-        middle = grid.points + (grid.spacing * (direction * steps / 2)).reshape((1,) * grid.dim + (-1,))
-        inside, lost = _landing(grid, axes, direction * steps)
-        strength = in_cells if from_cells else fields.across(middle, axes, sign)
+        middle = ("middle", axes, sign, direction)
+        inside, lost = _landing(grid, middle)
+        strength = in_cells if convention.weight == 1.0 else fields.across(middle, axes, sign)
         # Without a potential the drift is left to the axes.
         fall = jnp.zeros_like(strength)
-        if fields.potential is not None:
-            fall = -mobility * (rates.shifted(fields.potential, -direction) - fields.potential)
+        if potential is not None:
+            fall = -mobility * (rates.shifted(potential, -direction) - potential)
         rate = jnp.where(inside, fitted(jnp.where(inside, fall, 0), strength)[0], 0)
         for axis, where in lost.items():
             if np.any(where):
                 fall = jnp.zeros_like(strength)
-                if fields.potential is not None and fields.mobility.ndim == 2:
-                    fall = -mobility * (fields.potential_at(middle) - fields.potential)
+                if potential is not None and fields.outside is not None and middle in fields.outside.places:
+                    fall = -mobility * (fields.outside.at(grid, middle) - potential)
                 out = jnp.where(where, 2 * fitted(fall, strength)[0], 0)
-                side = int(direction * steps[axis] > 0)
+                side = int(_steps(grid, middle)[axis] > 0)
                 exits[axis][side] = exits[axis][side] + out
         return rate
 
     return DiagonalRates(hop(1), hop(-1), axes, sign, wraps), [(axis, *pair) for axis, pair in exits.items()]
 
 
-def _landing(grid: Grid, axes: tuple[int, int], steps: np.ndarray):
+def _leaves(grid: Grid, middle: Place) -> bool:
+    """Whether a hop leads out through an absorbing side somewhere."""
+    return any(where.any() for where in _landing(grid, middle)[1].values())
+
+
+def _landing(grid: Grid, middle: Place):
     """Where a hop stays on the grid, and where it ends on an absorbing side of each axis.
 
     A hop across a reflecting side is rejected; one across a corner is lost if both its sides absorb.
     """
+    steps = _steps(grid, middle)
     inside, closed, lost = np.ones(grid.shape, bool), np.zeros(grid.shape, bool), {}
-    for axis in axes:
+    for axis in middle[1]:
         side = grid.boundary[axis][int(steps[axis] > 0)]
         edge = grid.shape[axis] - 1 if steps[axis] > 0 else 0
         crossing = (np.arange(grid.shape[axis]) == edge) & (side != "periodic")

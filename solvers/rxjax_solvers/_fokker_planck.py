@@ -9,6 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from ._checks import positive
 from ._coefficients import Corrected, NegativeGradient, Tabulated, TimeDependent, freeze, is_time_dependent
+from ._compiled import compiled
 from ._convention import AbstractConvention, AntiIto, Ito, Stratonovich
 from ._diagonals import DiagonalRates, Lines, axis_lines, diagonal_lines
 from ._discretise import discretise, potential_values
@@ -155,7 +156,8 @@ class FokkerPlanck(AbstractGenerator):
         values = potential_values(potential, grid)
         known = Tabulated(potential, values) if callable(potential) else values
         self = cls(NegativeGradient(known, mobility), mobility * temperature, grid, AntiIto())
-        return eqx.tree_at(lambda g: g.log_gibbs, self, -values / temperature, is_leaf=lambda x: x is None)
+        gibbs = _log_gibbs(values, temperature)
+        return eqx.tree_at(lambda g: g.log_gibbs, self, gibbs, is_leaf=lambda x: x is None)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -202,6 +204,11 @@ class FokkerPlanck(AbstractGenerator):
         if self.time_dependent:
             raise ValueError("This generator depends on time, so it must be frozen before use: `generator.at(t)`.")
         return self.axis_rates
+
+
+@compiled
+def _log_gibbs(values: Array, temperature: Array) -> Array:
+    return -values / temperature
 
 
 _NOUNS = (Corrected, NegativeGradient, TimeDependent)

@@ -8,10 +8,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import ndtr
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
-from ._checks import one_of, positive, require
+from ._checks import not_finite, one_of, positive, require, seen
 
 BOUNDARIES = ("reflecting", "absorbing", "periodic")
 # A wrapped Gaussian is summed over this many images on either side: exact to rounding for std up to the axis' length.
@@ -100,14 +101,10 @@ class Grid(eqx.Module):
                     f"Argument `{name}` must be a scalar or have shape ({dim},), one entry per axis of `shape`, but "
                     f"it has shape {x.shape}."
                 )
-            bounds.append(jnp.broadcast_to(x, (dim,)))
-        low, high = bounds
-        high = high.astype(jnp.promote_types(low.dtype, high.dtype))
-        low = low.astype(high.dtype)
-        bad = [
-            (~(jnp.isfinite(low) & jnp.isfinite(high)), "is not finite"),
-            (high <= low, "is not above `lower`"),
-        ]
+            bounds.append(x)
+        low, high = _bounds(*bounds, dim)
+        a, b = seen(low), seen(high)
+        bad = [(not_finite(a)[0] | not_finite(b)[0], "is not finite"), (b <= a, "is not above `lower`")]
         self.lower = low
         self.upper = require(high, "upper", "be finite and above `lower` on every axis", bad)
 
@@ -124,7 +121,7 @@ class Grid(eqx.Module):
     @property
     def spacing(self) -> Float[Array, "d"]:
         """Edge lengths of a cell."""
-        return (self.upper - self.lower) / jnp.asarray(self.shape, self.lower.dtype)
+        return _spacing(self)
 
     @property
     def cell_volume(self) -> Float[Array, ""]:
@@ -150,12 +147,11 @@ class Grid(eqx.Module):
         """Integral over the grid of cell averages `f` of shape `(*batch, *shape)`."""
         if f.shape[f.ndim - self.dim :] != self.shape:
             raise ValueError(f"Argument `f` must end in the grid's shape {self.shape}, but it has shape {f.shape}.")
-        return jnp.sum(f, axis=tuple(range(f.ndim - self.dim, f.ndim))) * self.cell_volume.astype(f.dtype)
+        return _integral(self, f)
 
     def normalize(self, f: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """`f` divided by its integral; refuses a mass that is zero or not finite."""
-        mass = self.integrate(f)
-        return f / positive(mass, "f", "The integral of a density must be positive.")
+        return f / positive(self.integrate(f), "f", "The integral of a density must be positive.")
 
     def gaussian(
         self, mean: Shaped[ArrayLike, "..."] | Sequence, std: Shaped[ArrayLike, "..."] | Sequence
@@ -169,14 +165,28 @@ class Grid(eqx.Module):
         **Raises:** a `std` that is not positive, or a `mean` so far outside that no mass falls on the grid.
         """
         dtype = self.lower.dtype
-        mean = jnp.broadcast_to(jnp.asarray(mean, dtype), (self.dim,))
-        std = jnp.broadcast_to(positive(jnp.asarray(std, dtype), "std"), (self.dim,))
-        masses, totals = _normal_masses(self, mean, std)
-        fault = [(~(totals > 0), "leaves no mass on the grid")]
+        masses, totals = _normal_masses(self, jnp.asarray(mean, dtype), positive(jnp.asarray(std, dtype), "std"))
+        fault = [(~(seen(totals) > 0), "leaves no mass on the grid")]
         return _densities(self, masses, require(totals, "mean", "lie on the grid or within a few `std` of it", fault))
 
 
 # Compiled as wholes: operation by operation each new shape would cost a second.
+@partial(jax.jit, static_argnums=2, inline=True)
+def _bounds(low: Array, high: Array, dim: int) -> tuple[Array, Array]:
+    dtype = jnp.promote_types(low.dtype, high.dtype)
+    return jnp.broadcast_to(low.astype(dtype), (dim,)), jnp.broadcast_to(high.astype(dtype), (dim,))
+
+
+@partial(jax.jit, inline=True)
+def _spacing(grid: Grid) -> Array:
+    return (grid.upper - grid.lower) / jnp.asarray(grid.shape, grid.lower.dtype)
+
+
+@partial(jax.jit, inline=True)
+def _integral(grid: Grid, f: Array) -> Array:
+    return jnp.sum(f, axis=tuple(range(f.ndim - grid.dim, f.ndim))) * grid.cell_volume.astype(f.dtype)
+
+
 @partial(jax.jit, static_argnums=1, inline=True)
 def _axes(grid: Grid, offset: float) -> tuple[Array, ...]:
     """Cell centres of each axis (`offset` 0.5), or its faces (0)."""
@@ -193,15 +203,24 @@ def _points(grid: Grid) -> Array:
 @partial(jax.jit, inline=True)
 def _normal_masses(grid: Grid, mean: Array, std: Array) -> tuple[tuple[Array, ...], Array]:
     """Mass of a normal law in the cells of each axis, and in all of them."""
-    masses = []
+    mean, std = jnp.broadcast_to(mean, (grid.dim,)), jnp.broadcast_to(std, (grid.dim,))
+    places = []
     for i, edge in enumerate(grid.edges):
         images = jnp.zeros((1,), edge.dtype)
         if grid.boundary[i][0] == "periodic":
             images = jnp.arange(-_IMAGES, _IMAGES + 1, dtype=edge.dtype) * (grid.upper[i] - grid.lower[i])
-        z = (edge[None, :] - mean[i] - images[:, None]) / std[i]
-        # On the far side of the mean the difference of two numbers near 1 would lose the tail: use the mirror.
-        tail = jnp.where(z[:, :-1] > 0, ndtr(-z[:, :-1]) - ndtr(-z[:, 1:]), ndtr(z[:, 1:]) - ndtr(z[:, :-1]))
-        masses.append(jnp.sum(tail, axis=0))
+        places.append((edge[None, :] - mean[i] - images[:, None]) / std[i])
+    # One call for all axes: the special function is most of what there is to compile.
+    z = jnp.concatenate([z.ravel() for z in places])
+    beyond = ndtr(jnp.where(z > 0, -z, z))
+    ends = np.cumsum([z.size for z in places])[:-1]
+    masses = []
+    for z, tail in zip(places, jnp.split(beyond, ends), strict=True):
+        # Mass beyond each face, seen from the mean: a difference of two numbers near 1 would lose the tail.
+        tail = tail.reshape(z.shape)
+        low, high = tail[:, :-1], tail[:, 1:]
+        inside = jnp.where(z[:, :-1] > 0, low - high, jnp.where(z[:, 1:] > 0, 1 - low - high, high - low))
+        masses.append(jnp.sum(inside, axis=0))
     return tuple(masses), jnp.stack([jnp.sum(mass) for mass in masses])
 
 
@@ -242,5 +261,6 @@ def evaluate(fn, points: Float[Array, "*shape d"], name: str, allowed: Sequence[
     batched = getattr(fn, "evaluate", None)
     if batched is not None:
         return batched(points).astype(points.dtype)
+    # Operation by operation: as one program it would be compiled anew each time, since what it closes over may change.
     out = jax.vmap(fn)(points.reshape(-1, points.shape[-1]))
     return out.reshape(points.shape[:-1] + shape).astype(points.dtype)

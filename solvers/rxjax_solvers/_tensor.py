@@ -5,11 +5,15 @@ diagonal whose sign is that of `D_ij` has `r = |D_ij|/(h_i h_j)`, and the axis k
 `r_i h_i^2 = D_ii - sum_j |D_ij| h_i/h_j`, which must not be negative.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ._checks import is_traced, require
+
+Numbers = Array | np.ndarray
 
 
 def check_tensor(tensor: Float[Array, "*shape d d"], h: Float[Array, " d"], name: str) -> Float[Array, "*shape d d"]:
@@ -17,21 +21,25 @@ def check_tensor(tensor: Float[Array, "*shape d d"], h: Float[Array, " d"], name
 
     **Raises:** a sentence that names the worst tensor, the spacing and the remedy, outside and inside `jit`.
     """
-    rest = jnp.stack([along_axis(tensor, h, i) for i in range(h.shape[0])], axis=-1)
-    diagonal = jnp.diagonal(tensor, axis1=-2, axis2=-1)
+    known = not is_traced(tensor, h)
+    # Known values by NumPy, which compiles nothing for a new shape.
+    xp: Any = np if known else jnp
+    value: Any = np.asarray(tensor) if known else tensor
+    cells: Any = np.asarray(h) if known else h
+    rest = xp.stack([along_axis(value, cells, i) for i in range(h.shape[0])], axis=-1)
+    diagonal = xp.diagonal(value, axis1=-2, axis2=-1)
     # A degenerate tensor, noise along a diagonal of the cells, lies on the limit.
     tolerance = 64 * jnp.finfo(tensor.dtype).eps
-    skew = jnp.abs(tensor - jnp.swapaxes(tensor, -1, -2))
-    largest = jnp.max(jnp.abs(tensor), axis=(-2, -1), keepdims=True)
-    short = rest < -tolerance * jnp.abs(diagonal)
+    skew = abs(value - xp.swapaxes(value, -1, -2))
+    largest = xp.max(abs(value), axis=(-2, -1), keepdims=True)
+    short = rest < -tolerance * abs(diagonal)
     shown = None
-    if not is_traced(tensor, h):
-        worst = int(np.argmin(np.min(np.asarray(rest), axis=-1)))
-        worst_tensor = np.asarray(tensor).reshape(-1, *tensor.shape[-2:])[worst]
-        text = lambda x: np.array2string(np.asarray(x), precision=4, separator=", ").replace("\n", "")
-        shown = f"{text(worst_tensor)} on cells of {text(h)}"
+    if known:
+        worst = int(np.argmin(np.min(rest, axis=-1)))
+        text = lambda x: np.array2string(x, precision=4, separator=", ").replace("\n", "")
+        shown = f"{text(value.reshape(-1, *value.shape[-2:])[worst])} on cells of {text(cells)}"
     faults = [
-        (~jnp.isfinite(tensor), "is not finite"),
+        (~xp.isfinite(value), "is not finite"),
         (skew > tolerance * largest, "is not symmetric"),
         (diagonal < 0, "has a negative diagonal"),
         (short, "is more anisotropic than the cells"),
@@ -44,11 +52,11 @@ def check_tensor(tensor: Float[Array, "*shape d d"], h: Float[Array, " d"], name
     return require(tensor, name, must, faults, remedy, shown)
 
 
-def along_axis(tensor: Float[Array, "*shape d d"], h: Float[Array, " d"], axis: int) -> Float[Array, "*shape"]:
-    """What the hops along an axis keep of the tensor, in theta^2/time."""
+def along_axis(tensor: Numbers, h: Numbers, axis: int) -> Any:
+    """What the hops along an axis keep of a tensor `(*shape, d, d)`, in theta^2/time; cells of sizes `h` `(d,)`."""
     others = [j for j in range(h.shape[0]) if j != axis]
-    taken = [jnp.abs(tensor[..., axis, j]) * h[axis] / h[j] for j in others]
-    return sum(map(jnp.negative, taken), tensor[..., axis, axis])
+    taken = [-abs(tensor[..., axis, j]) * h[axis] / h[j] for j in others]
+    return sum(taken, tensor[..., axis, axis])
 
 
 def along_diagonal(

@@ -12,7 +12,8 @@ import scipy.fft
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .._checks import finite, is_traced, require
+from .._checks import finite, is_traced, require, seen
+from .._compiled import compiled
 from .._grid import Grid, evaluate
 from ._halo import unfold
 from ._jumps import AbstractJumps, pick
@@ -61,11 +62,11 @@ class SeparableJumps(AbstractJumps):
         self.reach = reach_of(offsets, grid)
         self.periodic = tuple(low == "periodic" for low, _ in grid.boundary)
         self.offsets = jnp.asarray(offsets, jnp.int32)
-        deltas = self.offsets.astype(grid.lower.dtype) * grid.spacing[None]
+        deltas = _deltas(grid, self.offsets)
         leave = finite(evaluate(rate.log_leave, grid.points, "log_leave", [()]), "log_leave")
         inside = finite(evaluate(rate.log_arrive, grid.points, "log_arrive", [()]), "log_arrive")
         jump = evaluate(rate.log_jump, deltas, "log_jump", [()])
-        spread = jnp.max(leave) - jnp.min(leave) + jnp.max(inside) - jnp.min(inside)
+        spread = _range(leave, inside)
         limit = math.log(_LOST / float(jnp.finfo(leave.dtype).eps))
         shown = None if is_traced(spread) else f"range {float(spread):.4g}"
         remedy = (
@@ -73,18 +74,15 @@ class SeparableJumps(AbstractJumps):
             "of positive numbers and keep relative accuracy."
         )
         name = f"vary by a factor of at most e^{limit:.3g} over the grid for a Fourier transform in {leave.dtype}"
-        leave = require(leave, "rate", name, [(spread > limit, "varies by more")], remedy, shown)
-        # Scaled to 1 at the largest, so that no factor overflows by itself.
-        top_leave, top_arrive = jnp.max(leave), jnp.max(inside)
-        self.leave = jnp.exp(leave - top_leave)
-        self.jump = jnp.exp(jump + top_leave + top_arrive) * grid.cell_volume
-        self.arrive = self._with_margin(rate.log_arrive, jnp.exp(inside - top_arrive), top_arrive, grid)
-        self.kernel = self._transformed()
-        self.leaving = self.leave * self._direct(self.arrive)
+        leave = require(leave, "rate", name, [(seen(spread) > limit, "varies by more")], remedy, shown)
+        self.leave, self.jump, arrive, top = _factors(grid, leave, jump, inside)
+        self.arrive = self._with_margin(rate.log_arrive, arrive, top, grid)
+        sizes = self._sizes
+        self.kernel, self.leaving = _sums(self.leave, self.jump, self.arrive, self.offsets, self.reach, sizes)
 
     def _with_margin(self, log_arrive: Callable, inside: Array, top: Array, grid: Grid) -> Array:
         """`exp(log_arrive - top)`: zero beyond reflecting sides, evaluated beyond absorbing ones, wrapped elsewhere."""
-        wide = unfold(inside, self.reach, self.periodic)
+        wide = _unfolded(inside, self.reach, self.periodic)
         if all("absorbing" not in sides for sides in grid.boundary):
             return wide
         axes = [
@@ -105,29 +103,12 @@ class SeparableJumps(AbstractJumps):
         there = jnp.exp(finite(evaluate(log_arrive, points, "log_arrive", [()]), "log_arrive") - top)
         return jnp.where(out[..., 0], there, wide)
 
-    def _direct(self, wide: Float[Array, "*wide"]) -> Float[Array, "*shape"]:
-        """Sum over jumps of `jump` x the field where they land: products of positive numbers."""
-        margin = jnp.asarray(self.reach, jnp.int32)
-
-        def gather(total, term):
-            weight, offset = term
-            return total + weight * lax.dynamic_slice(wide, tuple(offset + margin), total.shape), None
-
-        return lax.scan(gather, jnp.zeros_like(self.leave), (self.jump, self.offsets))[0]
-
     @property
     def _sizes(self) -> tuple[int, ...]:
         """Lengths of the transforms: room for what jumps off an axis that does not wrap."""
         axes = zip(self.leave.shape, self.reach, self.periodic, strict=True)
         fast: Any = scipy.fft.next_fast_len
         return tuple(n if wraps else fast(n + min(w, n - 1), real=True) for n, w, wraps in axes)
-
-    def _transformed(self) -> Array:
-        sizes = self._sizes
-        # Jumps longer than an axis cannot land on the grid.
-        lands = jnp.all(jnp.abs(self.offsets) < jnp.asarray(self.leave.shape, jnp.int32)[None], axis=1)
-        at = tuple(self.offsets[:, i] % n for i, n in enumerate(sizes))
-        return jnp.fft.rfftn(jnp.zeros(sizes, self.jump.dtype).at[at].add(jnp.where(lands, self.jump, 0)))
 
     def _convolve(self, f: Float[Array, "*shape"], kernel: Array) -> Float[Array, "*shape"]:
         full = jnp.fft.irfftn(jnp.fft.rfftn(f, s=self._sizes) * kernel, s=self._sizes)
@@ -147,3 +128,44 @@ class SeparableJumps(AbstractJumps):
         margin = jnp.asarray(self.reach, jnp.int32)
         there = jax.vmap(lambda offset: self.arrive[tuple(at + offset + margin)])(self.offsets)
         return landing(state, self.offsets[pick(self.jump * there, key)], self.leave.shape, self.periodic)
+
+
+_unfolded = compiled(unfold)
+
+
+@compiled
+def _deltas(grid: Grid, offsets: Array) -> Array:
+    return offsets.astype(grid.lower.dtype) * grid.spacing[None]
+
+
+@compiled
+def _range(leave: Array, inside: Array) -> Array:
+    """Of the logarithm of their product, at most."""
+    return jnp.max(leave) - jnp.min(leave) + jnp.max(inside) - jnp.min(inside)
+
+
+@compiled
+def _factors(grid: Grid, leave: Array, jump: Array, inside: Array) -> tuple[Array, Array, Array, Array]:
+    """Those of a rate, scaled to 1 at the largest so that none overflows by itself, and the last one's scale."""
+    top_leave, top_arrive = jnp.max(leave), jnp.max(inside)
+    jump = jnp.exp(jump + top_leave + top_arrive) * grid.cell_volume
+    return jnp.exp(leave - top_leave), jump, jnp.exp(inside - top_arrive), top_arrive
+
+
+@compiled
+def _sums(
+    leave: Array, jump: Array, wide: Array, offsets: Array, reach: tuple[int, ...], sizes: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """Transform of the jumps, and total rates out of the cells."""
+    # Jumps longer than an axis cannot land on the grid.
+    lands = jnp.all(jnp.abs(offsets) < jnp.asarray(leave.shape, jnp.int32)[None], axis=1)
+    at = tuple(offsets[:, i] % n for i, n in enumerate(sizes))
+    kernel = jnp.fft.rfftn(jnp.zeros(sizes, jump.dtype).at[at].add(jnp.where(lands, jump, 0)))
+    margin = jnp.asarray(reach, jnp.int32)
+
+    # Products of positive numbers where the jumps land: no transform.
+    def gather(total, term):
+        weight, offset = term
+        return total + weight * lax.dynamic_slice(wide, tuple(offset + margin), total.shape), None
+
+    return kernel, leave * lax.scan(gather, jnp.zeros_like(leave), (jump, offsets))[0]

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._checks import checks_off, non_negative
+from .._compiled import compiled
 from .._grid import Grid
 from ._halo import fold, unfold
 from ._jumps import AbstractJumps, pick
@@ -41,8 +42,7 @@ class StencilJumps(AbstractJumps):
         self.reach = reach_of(offsets, grid)
         self.periodic = tuple(low == "periodic" for low, _ in grid.boundary)
         self.offsets = jnp.asarray(offsets, jnp.int32)
-        self.rates = _evaluate(rate, grid, self.offsets)
-        self.leaving = jnp.sum(self.rates, axis=0)
+        self.rates, self.leaving = _rates(_evaluate(rate, grid, self.offsets), grid)
 
     def inflow(self, p: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         margin = jnp.asarray(self.reach, jnp.int32)
@@ -106,8 +106,8 @@ def landing(
     return jnp.where(outside, -1, jnp.ravel_multi_index(tuple(ends), shape, mode="clip")).astype(jnp.int32)
 
 
-def _evaluate(rate: Callable, grid: Grid, offsets: Int[Array, "m d"]) -> Float[Array, "m *shape"]:
-    """Rate from each cell to the cell at each offset: the density of jumps at its centre times its volume."""
+def _evaluate(rate: Callable, grid: Grid, offsets: Int[Array, "m d"]) -> Float[Array, "cells m"]:
+    """Density of jumps at the centre of the cell at each offset from each cell."""
     theta = jax.ShapeDtypeStruct((grid.dim,), grid.lower.dtype)
     value: Any = jax.eval_shape(rate, theta, theta)
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
@@ -115,25 +115,48 @@ def _evaluate(rate: Callable, grid: Grid, offsets: Int[Array, "m d"]) -> Float[A
             f"Argument `rate` must return a floating-point scalar for `theta` and `delta` of shape ({grid.dim},), but "
             f"it returns {value}."
         )
-    deltas = offsets.astype(grid.lower.dtype) * grid.spacing[None]
+
+    def row(point, deltas):
+        # What depends on the point alone, a gradient say, is computed once for all its jumps.
+        return jax.vmap(lambda delta: rate(point, delta).astype(point.dtype))(deltas)
 
     def from_cell(cell):
-        point = grid.lower + grid.spacing * (cell.astype(grid.lower.dtype) + 0.5)
+        point, deltas, closed = _jumps(grid, cell, offsets)
+        return jnp.where(closed, 0, row(point, deltas))
 
-        # What depends on the point alone, a gradient say, is computed once for all its jumps.
-        def one(offset, delta):
-            closed = rejected(cell, offset, grid)
-            # The rate need not exist beyond a reflecting side.
-            return jnp.where(closed, 0, rate(point, jnp.where(closed, 0, delta)).astype(point.dtype))
-
-        return jax.vmap(one)(offsets, deltas)
-
-    cells = jnp.stack(jnp.meshgrid(*(jnp.arange(n, dtype=jnp.int32) for n in grid.shape), indexing="ij"), axis=-1)
-    cells = cells.reshape(-1, grid.dim)
     batch = max(1, _AT_ONCE // offsets.shape[0])
     # What comes out is checked below: checks inside, one for every jump, would only cost time.
     with checks_off():
-        density = jax.vmap(from_cell)(cells) if batch >= grid.size else lax.map(from_cell, cells, batch_size=batch)
+        if batch >= grid.size:
+            points, deltas, closed = _all_jumps(grid, offsets)
+            density = jnp.where(closed, 0, jax.vmap(row)(points, deltas))
+        else:
+            density = lax.map(from_cell, _cells(grid), batch_size=batch)
     remedy = "It is a density of jumps per unit time and volume; at zero temperature or far downhill it overflows."
-    density = non_negative(density, "rate", remedy)
-    return (density.T * grid.cell_volume).reshape(offsets.shape[0], *grid.shape)
+    return non_negative(density, "rate", remedy)
+
+
+def _cells(grid: Grid) -> Int[Array, "cells d"]:
+    axes = (jnp.arange(n, dtype=jnp.int32) for n in grid.shape)
+    return jnp.stack(jnp.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, grid.dim)
+
+
+def _jumps(grid: Grid, cell: Int[Array, " d"], offsets: Int[Array, "m d"]) -> tuple[Array, Array, Array]:
+    """Centre of a cell, its jumps, and which of them lead beyond a reflecting side: zero there."""
+    h = grid.spacing
+    closed = jax.vmap(lambda offset: rejected(cell, offset, grid))(offsets)
+    # The rate need not exist beyond a reflecting side.
+    deltas = jnp.where(closed[:, None], 0, offsets.astype(h.dtype) * h[None])
+    return grid.lower + h * (cell.astype(h.dtype) + 0.5), deltas, closed
+
+
+@compiled
+def _all_jumps(grid: Grid, offsets: Array) -> tuple[Array, Array, Array]:
+    return jax.vmap(lambda cell: _jumps(grid, cell, offsets))(_cells(grid))
+
+
+@compiled
+def _rates(density: Float[Array, "cells m"], grid: Grid) -> tuple[Float[Array, "m *shape"], Float[Array, "*shape"]]:
+    """Rate to the cell at each offset, the density times its volume; and the total rate out of each cell."""
+    rates = (density.T * grid.cell_volume).reshape(-1, *grid.shape)
+    return rates, jnp.sum(rates, axis=0)
