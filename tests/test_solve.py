@@ -222,3 +222,19 @@ def test_integer_lists_and_off_by_one_mass_are_accepted():
     W = rxs.FokkerPlanck(jnp.zeros(1), 1.0, small)
     sol = rxs.solve(W, jnp.full(8, 0.25 * 1.0005), [0, 1])
     np.testing.assert_allclose(sol.stats["mass"], 1.0005, rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", [None, rxs.ShiftInvert(), rxs.Uniformization(), rxs.Strang()])
+def test_a_second_solve_compiles_nothing(method, caplog):
+    """Outside `jit` too a solve is one program, kept for the next generator of its shape."""
+    grid = rxs.Grid(-2.0, 2.0, 14)
+
+    def ask(kT):
+        W = rxs.FokkerPlanck(lambda x: -x * (x**2 - 1), kT, grid)
+        with jax.log_compiles():
+            caplog.clear()
+            rxs.solve(W, grid.gaussian(0.1, 0.5 + kT), [0.0, kT], method=method)
+        return sum(record.getMessage().startswith("Compiling ") for record in caplog.records)
+
+    ask(0.3)
+    assert ask(0.2) == 0

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int, Shaped
 
 from ._checks import positive
+from ._compiled import compiled
 from ._face_rates import AxisRates
 from ._fokker_planck import FokkerPlanck
 from ._generator import AbstractGenerator
@@ -89,19 +90,26 @@ class Rational(eqx.Module):
         ts = jnp.asarray(ts, p0.dtype)
         tol = (1e-9 if p0.dtype == jnp.float64 else 1e-4) if self.tol is None else self.tol
         tol = positive(jnp.asarray(tol, p0.dtype), "tol")
-        closed = all("absorbing" not in sides for sides in generator.grid.boundary)
-        later, error, steps = _propagate((generator.rates[0], p0, ts), tol, self.max_steps, closed)
-        above = jnp.maximum(later, lax.stop_gradient(jnp.zeros_like(later)))
-        # The derivative is that of the density itself, which is not negative.
-        above = later + lax.stop_gradient(above - later)
-        kept = lax.stop_gradient(jnp.sum(later, axis=1) / jnp.sum(above, axis=1))
-        cells = generator.grid.cell_volume.astype(p0.dtype)
-        moved = lax.stop_gradient(jnp.sum(above - later, axis=1) * cells / generator.mass(p0))
-        ps = jnp.concatenate([p0[None], above * jnp.where(jnp.isfinite(kept), jnp.maximum(kept, 0), 0)[:, None]])
-        result = outcome((~jnp.all(error <= tol), RESULTS.not_normal), (jnp.any(moved > tol), RESULTS.negative))
-        none = jnp.zeros(1, p0.dtype)
-        stats = dict(num_steps=steps, error=jnp.concatenate([none, error]), moved_mass=jnp.concatenate([none, moved]))
-        return ps, result, stats
+        return _solved(generator, p0, ts, tol, self.max_steps)
+
+
+@compiled
+def _solved(
+    generator: FokkerPlanck, p0: Array, ts: Array, tol: Array, max_steps: int
+) -> tuple[Array, RESULTS, dict[str, Any]]:
+    closed = all("absorbing" not in sides for sides in generator.grid.boundary)
+    later, error, steps = _propagate((generator.rates[0], p0, ts), tol, max_steps, closed)
+    above = jnp.maximum(later, lax.stop_gradient(jnp.zeros_like(later)))
+    # The derivative is that of the density itself, which is not negative.
+    above = later + lax.stop_gradient(above - later)
+    kept = lax.stop_gradient(jnp.sum(later, axis=1) / jnp.sum(above, axis=1))
+    cells = generator.grid.cell_volume.astype(p0.dtype)
+    moved = lax.stop_gradient(jnp.sum(above - later, axis=1) * cells / generator.mass(p0))
+    ps = jnp.concatenate([p0[None], above * jnp.where(jnp.isfinite(kept), jnp.maximum(kept, 0), 0)[:, None]])
+    result = outcome((~jnp.all(error <= tol), RESULTS.not_normal), (jnp.any(moved > tol), RESULTS.negative))
+    none = jnp.zeros(1, p0.dtype)
+    stats = dict(num_steps=steps, error=jnp.concatenate([none, error]), moved_mass=jnp.concatenate([none, moved]))
+    return ps, result, stats
 
 
 def obstacle(generator: AbstractGenerator) -> str | None:

@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Shaped
 
 from ._chebyshev import FEW, paired, sweep
 from ._checks import positive
+from ._compiled import compiled
 from ._deflated import stationary_law
 from ._factor import Factor, assemble
 from ._factorization import AbstractFactorization, repeated
@@ -97,14 +98,26 @@ class ShiftInvert(eqx.Module):
         ts = jnp.asarray(ts, p0.dtype)
         tol = (1e-9 if p0.dtype == jnp.float64 else 1e-4) if self.tol is None else self.tol
         tol = positive(jnp.asarray(tol, p0.dtype), "tol")
-        mass = generator.mass(p0)
         method = repeated(generator) if self.factorization is None else self.factorization
-        later, error, solves, factors = _propagate((generator, p0, ts), tol, method, self.max_krylov, self.max_factors)
-        ps = jnp.concatenate([p0[None], later])
-        negative = -generator.mass(jnp.minimum(ps, 0)) / mass
-        error = jnp.concatenate([jnp.zeros(1, p0.dtype), error])
-        result = outcome((~jnp.all(error <= tol), RESULTS.not_converged), (jnp.any(negative > tol), RESULTS.negative))
-        return ps, result, dict(num_steps=solves, num_factors=factors, error=error)
+        return _solved(generator, p0, ts, tol, method, self.max_krylov, self.max_factors)
+
+
+@compiled
+def _solved(
+    generator: AbstractGenerator,
+    p0: Array,
+    ts: Array,
+    tol: Array,
+    method: AbstractFactorization,
+    max_krylov: int,
+    max_factors: int,
+) -> tuple[Array, RESULTS, dict[str, Any]]:
+    later, error, solves, factors = _propagate((generator, p0, ts), tol, method, max_krylov, max_factors)
+    ps = jnp.concatenate([p0[None], later])
+    negative = -generator.mass(jnp.minimum(ps, 0)) / generator.mass(p0)
+    error = jnp.concatenate([jnp.zeros(1, p0.dtype), error])
+    result = outcome((~jnp.all(error <= tol), RESULTS.not_converged), (jnp.any(negative > tol), RESULTS.negative))
+    return ps, result, dict(num_steps=solves, num_factors=factors, error=error)
 
 
 class _Parts(eqx.Module):

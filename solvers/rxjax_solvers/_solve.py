@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
-from ._checks import is_traced, non_negative, require
+from ._checks import is_traced, non_negative, not_finite, require, seen
+from ._compiled import compiled
 from ._controller import DensityController
 from ._factor import factorable
 from ._fokker_planck import FokkerPlanck
@@ -38,8 +39,8 @@ def check_density(p0: Array, generator: AbstractGenerator, name: str = "p0") -> 
     if not jnp.issubdtype(p0.dtype, jnp.floating):
         raise ValueError(f"Argument `{name}` must be floating point, but it is {p0.dtype}.")
     p0 = non_negative(p0, name)
-    mass = generator.mass(p0)
-    faults = [(mass == 0, "has zero mass"), (~(jnp.abs(mass - 1) <= 1e-3), "has another mass")]
+    mass = seen(generator.mass(p0))
+    faults = [(mass == 0, "has zero mass"), (~(abs(mass - 1) <= 1e-3), "has another mass")]
     shown = None if is_traced(mass) else f"mass {float(mass):.6g}"
     return require(p0, name, "have mass 1 within 1e-3", faults, "Pass it through `grid.normalize`.", shown)
 
@@ -48,7 +49,8 @@ def check_times(ts: Array) -> Array:
     """`ts` if it is a vector of finite, strictly ascending times."""
     if ts.ndim != 1 or ts.shape[0] < 1:
         raise ValueError(f"Argument `ts` must be a vector of at least one time, but it has shape {ts.shape}.")
-    faults = [(~jnp.isfinite(ts), "is not finite"), (ts[1:] <= ts[:-1], "is not")]
+    times = seen(ts)
+    faults = [not_finite(times), (times[1:] <= times[:-1], "is not")]
     return require(ts, "ts", "be finite and strictly ascending", faults, "The first time is that of `p0`.")
 
 
@@ -241,11 +243,20 @@ def _choose(generator: AbstractGenerator, p0: Array, ts: Array, plain: bool) -> 
         return Rational(), None
     if not factorable(generator):
         return usual, None
-    rate = jnp.sum(jnp.abs(generator.apply(p0))) / jnp.sum(p0) if splits else jnp.max(generator.outflow())
     reach = _SPLITTING_REACH if splits else _UNIFORMIZATION_REACH
-    turns = rate * (ts[-1] - ts[0])
+    turns = _turns(generator, p0, ts)
     if is_traced(turns):
         if splits and len(generator.shape) > 1:
             return usual, None
         return usual, _largest(lax.stop_gradient(turns)) > reach
     return (ShiftInvert() if bool(turns > reach) else usual), None
+
+
+@compiled
+def _turns(generator: AbstractGenerator, p0: Array, ts: Array) -> Array:
+    """How often what the method goes by happens until the last time."""
+    if isinstance(generator, FokkerPlanck):
+        rate = jnp.sum(jnp.abs(generator.apply(p0))) / jnp.sum(p0)
+    else:
+        rate = jnp.max(generator.outflow())
+    return rate * (ts[-1] - ts[0])
