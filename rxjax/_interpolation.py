@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rxjax_solvers._compiled import compiled
+
 
 class LogCubic(eqx.Module):
     r"""A positive function on a rectangle, from its values on a lattice: cubic convolution of the logarithm.
@@ -38,28 +40,38 @@ class LogCubic(eqx.Module):
     upper: Float[Array, " k"]
 
     def __init__(self, values: Float[Array, "..."], lower: Float[Array, " k"], upper: Float[Array, " k"]):
-        logs = jnp.log(values)
-        for axis in range(lower.shape[0]):
-            # One more layer on either side, on the straight line through the last two.
-            f = jnp.moveaxis(logs, axis, 0)
-            logs = jnp.moveaxis(jnp.concatenate([2 * f[:1] - f[1:2], f, 2 * f[-1:] - f[-2:-1]]), 0, axis)
-        self.logs, self.lower, self.upper = logs, lower, upper
+        self.logs, self.lower, self.upper = _extended(values, lower.shape[0]), lower, upper
 
     def __call__(self, theta: Float[Array, " k"]) -> Float[Array, "..."]:
         """The value at `theta`, of shape `out`."""
-        k = self.lower.shape[0]
-        sizes = jnp.asarray(self.logs.shape[:k], theta.dtype) - 3
-        lower, upper = self.lower.astype(theta.dtype), self.upper.astype(theta.dtype)
-        place = jnp.clip((theta - lower) / (upper - lower), 0, 1) * sizes
-        cell = jnp.minimum(jnp.floor(place), sizes - 1)
-        start = [i.astype(jnp.int32) for i in jnp.unstack(cell)]
-        rest = self.logs.shape[k:]
-        f = jax.lax.dynamic_slice(
-            self.logs, [*start, *(jnp.zeros((), jnp.int32) for _ in rest)], (4,) * k + rest
-        ).astype(theta.dtype)
-        for weights in jax.vmap(_keys)(place - cell):
-            f = jnp.tensordot(weights, f, axes=1, precision="highest")
-        return jnp.exp(f)
+        return _between(self, theta)
+
+
+@compiled
+def _extended(values: Array, dim: int) -> Array:
+    logs = jnp.log(values)
+    for axis in range(dim):
+        # One more layer on either side, on the straight line through the last two.
+        f = jnp.moveaxis(logs, axis, 0)
+        logs = jnp.moveaxis(jnp.concatenate([2 * f[:1] - f[1:2], f, 2 * f[-1:] - f[-2:-1]]), 0, axis)
+    return logs
+
+
+@compiled
+def _between(of: LogCubic, theta: Array) -> Array:
+    k = of.lower.shape[0]
+    sizes = jnp.asarray(of.logs.shape[:k], theta.dtype) - 3
+    lower, upper = of.lower.astype(theta.dtype), of.upper.astype(theta.dtype)
+    place = jnp.clip((theta - lower) / (upper - lower), 0, 1) * sizes
+    cell = jnp.minimum(jnp.floor(place), sizes - 1)
+    start = [i.astype(jnp.int32) for i in jnp.unstack(cell)]
+    rest = of.logs.shape[k:]
+    f = jax.lax.dynamic_slice(of.logs, [*start, *(jnp.zeros((), jnp.int32) for _ in rest)], (4,) * k + rest).astype(
+        theta.dtype
+    )
+    for weights in jax.vmap(_keys)(place - cell):
+        f = jnp.tensordot(weights, f, axes=1, precision="highest")
+    return jnp.exp(f)
 
 
 def _keys(t: Float[Array, ""]) -> Float[Array, "4"]:

@@ -5,10 +5,12 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree, Shaped
 
 from rxjax_solvers import FokkerPlanck, Grid, Ito, NegativeGradient
-from rxjax_solvers._checks import is_traced, require
+from rxjax_solvers._checks import is_traced, require, seen
+from rxjax_solvers._compiled import compiled
 from rxjax_solvers._grid import evaluate
 
 from .._hyperparameters import Hyperparameters
@@ -133,18 +135,33 @@ def measure_plane(
         raise ValueError(f"Argument `data` must hold arrays with one leading axis over examples, but it has {lengths}.")
     (count,) = lengths
     gram = landscape.gram
-    off = jnp.max(jnp.abs(gram - jnp.eye(k, dtype=gram.dtype)))
+    off = abs(seen(gram) - np.eye(k, dtype=gram.dtype)).max()
     shown = None if is_traced(off) else f"gram {gram.tolist()}"
     fault = [(~(off < jnp.finfo(gram.dtype).eps ** 0.5), "does not")]
     remedy = "Lay the plane along `rx.planes.orthonormal(directions)`."
     gram = require(gram, "landscape", "have orthonormal directions", fault, remedy, shown)
     box = landscape.bounds if bounds is None else check_bounds(bounds, k)
     # Used, so that the check is not compiled away.
-    box = box.astype(landscape.bounds.dtype) + (0 * gram[0, 0]).astype(landscape.bounds.dtype)
-    ticks = [jnp.linspace(box[i, 0], box[i, 1], n) for i, n in enumerate(sizes)]
-    points = jnp.stack(jnp.meshgrid(*ticks, indexing="ij"), axis=-1)
+    points = _lattice(box.astype(landscape.bounds.dtype), gram, sizes)
     measured = _at_points(landscape, example_loss, data, points.reshape(-1, k), min(chunk_size, count))
-    loss, drift, sigma1 = (x.reshape(sizes + x.shape[1:]) for x in measured)
+    return MeasuredPlane(landscape, points, *_between_points(points, *measured))
+
+
+@compiled
+def _lattice(box: Array, gram: Array, sizes: tuple[int, ...]) -> Array:
+    box = box + (0 * gram[0, 0]).astype(box.dtype)
+    ticks = [jnp.linspace(box[i, 0], box[i, 1], n) for i, n in enumerate(sizes)]
+    return jnp.stack(jnp.meshgrid(*ticks, indexing="ij"), axis=-1)
+
+
+@compiled
+def _between_points(
+    points: Array, loss: Array, drift: Array, sigma1: Array
+) -> tuple[Array, Array, Array, LogCubic, LogCubic | None]:
+    """What was measured in the shape of the lattice; variances and correlations between its points."""
+    sizes, k = points.shape[:-1], points.shape[-1]
+    loss, drift, sigma1 = (x.reshape(sizes + x.shape[1:]) for x in (loss, drift, sigma1))
+    ends = points[(0,) * k], points[(-1,) * k]
     variance = jnp.diagonal(sigma1, axis1=-2, axis2=-1)
     variance = jnp.maximum(variance, _LEAST * jnp.max(variance))
     correlations = None
@@ -154,8 +171,8 @@ def measure_plane(
         r = (sigma1 / (spread[..., :, None] * spread[..., None, :]))[..., row, column]
         limit = 1 - _LEAST
         r = jnp.clip(r, -limit, limit)
-        correlations = LogCubic(jnp.sqrt((1 + r) / (1 - r)), box[:, 0], box[:, 1])
-    return MeasuredPlane(landscape, points, loss, drift, sigma1, LogCubic(variance, box[:, 0], box[:, 1]), correlations)
+        correlations = LogCubic(jnp.sqrt((1 + r) / (1 - r)), *ends)
+    return loss, drift, sigma1, LogCubic(variance, *ends), correlations
 
 
 def _tanh_of_log(x: Array) -> Array:
