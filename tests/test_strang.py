@@ -262,18 +262,23 @@ def two_sweeps(periodic):
 
 @rounding
 @pytest.mark.parametrize("periodic", [False, True])
-@pytest.mark.parametrize("moves", [("tau",), ("p", "up", "down", "tau")], ids=" ".join)
-def test_a_relaxation_of_a_batch_is_the_two_sweeps_of_its_members(periodic, moves):
-    keys = jax.random.split(jax.random.key(6), 3)
-    up, down, p = (jax.random.uniform(k, (3, 7, 40), minval=0.1, maxval=3.0) for k in keys)
-    values = dict(p=p, up=up, down=down, tau=jnp.array([0.3, 0.7, 2.0]))
-    members = {name: values[name] for name in moves}
-    rest = {name: values[name][0] for name in values}
+def test_a_relaxation_of_a_batch_is_the_two_sweeps_of_its_members(periodic):
+    """Where only the length of the step differs, and where all does."""
+    random = np.random.default_rng(6)
+    values = {name: jnp.asarray(random.uniform(0.1, 3.0, (3, 7, 40))) for name in ("p", "up", "down")}
+    values["tau"] = jnp.array([0.3, 0.7, 2.0])
+    moving = [("tau",), tuple(values)]
+    first = {name: value[0] for name, value in values.items()}
 
     @jax.jit
     def run():
-        batch = jax.vmap(lambda member: relaxation(periodic)(rest | member))(members)
-        return batch, jax.lax.map(lambda member: two_sweeps(periodic)(rest | member), members)
+        batches, members = [], []
+        for names in moving:
+            some = {name: values[name] for name in names}
+            batches.append(jax.vmap(lambda member: relaxation(periodic)(first | member))(some))
+            members.append({n: jnp.broadcast_to(v[None], values[n].shape) for n, v in first.items()} | some)
+        written_out = jax.lax.map(two_sweeps(periodic), jax.tree.map(lambda *x: jnp.concatenate(x), *members))
+        return jnp.concatenate(batches), written_out
 
     np.testing.assert_allclose(*run(), rtol=1e-12, atol=1e-14)
 
