@@ -56,6 +56,7 @@ def decay(steps, kind, warm):
 
 OURS = {
     "rate_adamw": lambda n: rx.optim.rate_adamw(n),
+    "rate_adamw, no Nesterov": lambda n: rx.optim.rate_adamw(n, nesterov=False),
     "rate_adamw, no horizon": lambda n: rx.optim.rate_adamw(),
     "rate_sgd, momentum .9": lambda n: rx.optim.rate_sgd(n, momentum=0.9),
 }

@@ -1,6 +1,7 @@
 """The log-rate as a gauge: its identities, its equilibrium, its zero, its invariance; and the controller on top."""
 
 import copy
+import functools
 import pickle
 from typing import Any
 
@@ -151,6 +152,17 @@ def test_the_size_of_the_loss_hardly_changes_adam():
         (one, (_, _, a)), (two, (_, _, b)) = run(1.0), run(1024.0)
     np.testing.assert_allclose(one, two, rtol=1e-4)
     np.testing.assert_allclose(a.log_rate, b.log_rate, rtol=1e-2, atol=1e-3)
+
+
+def test_rate_adamw_looks_ahead_unless_told_not_to():
+    """The rate controller over the AdamW of optax, with Nesterov momentum by default."""
+    run = lambda optimizer: noisy_run(optimizer, np.ones(8), np.linspace(0.1, 2, 8), 40, dtype=jnp.float32)[0]
+    base = functools.partial(optax.adamw, 1.0, weight_decay=1e-4)
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam counts its steps in integers
+        ahead, plain = (run(RATE.rate_control(base(nesterov=x), 100)) for x in (True, False))
+        np.testing.assert_allclose(run(RATE.rate_adamw(100)), ahead, rtol=1e-6)
+        np.testing.assert_allclose(run(RATE.rate_adamw(100, nesterov=False)), plain, rtol=1e-6)
+    assert not np.allclose(ahead, plain, rtol=1e-3)
 
 
 def test_the_schedule_is_the_same_controller():
