@@ -4,14 +4,25 @@ import gc
 import threading
 
 from jax._src.interpreters import mlir
+from jax._src.lib.mlir import ir
 
 _of_thread = threading.local()
+
+
+def _at_work():
+    try:
+        return ir.Context.current is not None
+    except ValueError:
+        return False
 
 
 def _sharing(make):
     """A maker of MLIR contexts that hands out each of them a hundred times, in one thread."""
 
     def shared():
+        # Some rules compile a little program while one is lowered, whose context is at work.
+        if _at_work():
+            return make()
         # A context keeps what its programs held, so that it is left in time; threads must not share one.
         if getattr(_of_thread, "left", 0) == 0:
             _of_thread.context, _of_thread.left = make(), 100
