@@ -109,10 +109,25 @@ def extend(
     return lax.fori_loop(0, steps, step, krylov)
 
 
+def combine(krylov: Krylov, ys: Float[Array, "rows m1"], beside: Float[Array, "n"]) -> Float[Array, "rows n"]:
+    """`beside` and what the vectors make of each row of `ys`, whose share of those not yet used is zero."""
+    ones = jnp.ones((ys.shape[0], 1), ys.dtype)
+
+    def of_blocks(count):
+        vectors = jnp.concatenate([*krylov.blocks[:count], beside[None]])
+        shares = jnp.pad(ys[:, : count * _BLOCK], ((0, 0), (0, max(0, count * _BLOCK - ys.shape[1]))))
+        return jnp.matmul(jnp.concatenate([shares, ones], axis=1), vectors, precision=lax.Precision.HIGHEST)
+
+    counts = range(1, len(krylov.blocks) + 1)
+    return lax.switch((krylov.used - 1) // _BLOCK, [lambda count=count: of_blocks(count) for count in counts])
+
+
 def _put(block: Array, w: Array, at: Array) -> Array:
     """`w` in a row of the block, if there is one of that number."""
-    row = jnp.clip(at, 0, _BLOCK - 1)
-    return block.at[row].set(jnp.where(at == row, w, block[row]))
+    here = (at >= 0) & (at < _BLOCK)
+    return lax.cond(
+        here, lambda block, w: block.at[jnp.clip(at, 0, _BLOCK - 1)].set(w), lambda block, w: block, block, w
+    )
 
 
 def _within(blocks: tuple[Array, ...], w: Array, last: Array) -> tuple[Array, Array]:

@@ -15,15 +15,15 @@ from ._deflated import stationary_law
 from ._factor import Factor, assemble
 from ._factorization import AbstractFactorization, repeated
 from ._generator import AbstractGenerator
-from ._krylov import Krylov, evolve, extend, inner_integral, inverse, rounding, start
+from ._krylov import Krylov, combine, evolve, extend, inner_integral, inverse, rounding, start
 from ._results import RESULTS, outcome
 
-# Products between two looks at the error.
-_CHUNK = 8
+# Products between two looks at the error, and fewer once it is within this factor of what is asked.
+_CHUNK, _FEW, _NEARLY = 8, 4, 1e3
 # The error is also what so many products changed.
 _LAG = 3
 # The rate of the factor over the inverse of the time it serves, and by how much it grows when that does not do.
-_PER_TIME, _FASTER = 12.0, 8.0
+_PER_TIME, _FASTER = 15.0, 8.0
 # Times up to so many first ones are served by one factor from the start; rounding allows fewer in float32.
 _SPAN, _SHORT_SPAN = 30.0, 5.0
 # Rate times time outside of which the derivative, unlike the density, asks for a factor nearer to the time.
@@ -112,8 +112,7 @@ def _solved(
     max_krylov: int,
     max_factors: int,
 ) -> tuple[Array, RESULTS, dict[str, Any]]:
-    later, error, solves, factors = _propagate((generator, p0, ts), tol, method, max_krylov, max_factors)
-    ps = jnp.concatenate([p0[None], later])
+    ps, error, solves, factors = _propagate((generator, p0, ts), tol, method, max_krylov, max_factors)
     negative = -generator.mass(jnp.minimum(ps, 0)) / generator.mass(p0)
     error = jnp.concatenate([jnp.zeros(1, p0.dtype), error])
     result = outcome((~jnp.all(error <= tol), RESULTS.not_converged), (jnp.any(negative > tol), RESULTS.negative))
@@ -171,7 +170,10 @@ def _begin(generator: AbstractGenerator, p0: Array, law: Array, rate: Array, siz
 
 
 def _attempt(generator: AbstractGenerator, p0: Array, law: Array, span: Array, rate: Array, tol: Array, size, method):
-    """A factor at `rate`, vectors until the error is small at some of the times, densities and errors at all."""
+    """A factor at `rate`, vectors until the error is small at some of the times, densities and errors at all.
+
+    The densities have a row for the first time, with nothing in it.
+    """
     factor, krylov, grow = _begin(generator, p0, law, rate, size, method)
     some = span[jnp.unique(jnp.array([0, span.size // 3, 2 * span.size // 3, span.size - 1]), size=min(4, span.size))]
 
@@ -185,12 +187,15 @@ def _attempt(generator: AbstractGenerator, p0: Array, law: Array, span: Array, r
         error = error + rounding(rate * times, now, first)
         return ys, jnp.where(jnp.isfinite(error), error, jnp.inf)
 
+    def products(error):
+        return jnp.where(error < _NEARLY * tol, _FEW, _CHUNK).astype(jnp.int32)
+
     def go_on(carry):
         krylov, error = carry
-        return (error > tol) & (krylov.used + _CHUNK <= size)
+        return (error > tol) & (krylov.used + products(error) <= size)
 
     def further(carry):
-        krylov = grow(carry[0], _CHUNK)
+        krylov = grow(carry[0], products(carry[1]))
 
         # One time after the other until one is not served: of spaces that are too small the first tells.
         def look(carry):
@@ -203,10 +208,9 @@ def _attempt(generator: AbstractGenerator, p0: Array, law: Array, span: Array, r
     krylov, _ = lax.while_loop(go_on, further, (krylov, jnp.full((), jnp.inf, p0.dtype)))
     ys, error = errors(krylov, span)
     ys = jnp.where(jnp.isfinite(error)[:, None], ys, 0)
-    # Zeros for directions that have no share, rather than a copy of the others.
-    ys = jnp.pad(ys, ((0, 0), (0, krylov.basis.shape[0] - ys.shape[1])))
-    ps = law[None] + jnp.matmul(ys, krylov.basis, precision=lax.Precision.HIGHEST).reshape(-1, *law.shape)
-    return ps, error, _Parts(factor, krylov)
+    # A row of zeros for the first time, rather than a copy of all the others.
+    ps = combine(krylov, jnp.pad(ys, ((1, 0), (0, 0))), law.ravel())
+    return ps.reshape(-1, *law.shape), error, _Parts(factor, krylov)
 
 
 def _again(generator: AbstractGenerator, p0: Array, law: Array, rate: Array, used: Array, size, method) -> _Parts:
@@ -239,7 +243,7 @@ def _coordinates(krylov: Krylov, used: Array, rate: Array, times: Array) -> tupl
 
 @eqx.filter_custom_vjp
 def _propagate(problem, tol, method, max_krylov, max_factors):
-    """Densities at all times but the first, their errors, and the numbers of solves and factors."""
+    """Densities at all times, the errors of all but the first, and the numbers of solves and factors."""
     return _run(problem, tol, method, max_krylov, max_factors)[0]
 
 
@@ -253,7 +257,7 @@ def _run(problem, tol, method, max_krylov, max_factors):
     attempt = lambda rate: _attempt(generator, p0, law, span, rate, tol, max_krylov, method)
     shapes = eqx.filter_eval_shape(attempt, tol)[2]
     empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    best = jnp.zeros((span.size, *p0.shape), p0.dtype), jnp.full(span.shape, jnp.inf, p0.dtype)
+    best = jnp.zeros((ts.size, *p0.shape), p0.dtype).at[0].set(p0), jnp.full(span.shape, jnp.inf, p0.dtype)
     none = jnp.zeros((), jnp.int32)
     rates = jnp.full(max_factors, _PER_TIME / serves, p0.dtype)
     attempts = _Attempts(rates, jnp.zeros(max_factors, jnp.int32), jnp.zeros(span.shape, jnp.int32), none)
@@ -267,7 +271,10 @@ def _run(problem, tol, method, max_krylov, max_factors):
         n = attempts.tried
         new, new_error, parts = attempt(attempts.rates[n])
         better = new_error < error
-        ps = jnp.where(better.reshape(-1, *[1] * p0.ndim), new, ps)
+        rows = jnp.pad(better, (1, 0)).reshape(-1, *[1] * p0.ndim)
+        ps = lax.cond(
+            jnp.all(better), lambda ps, new: new.at[0].set(p0), lambda ps, new: jnp.where(rows, new, ps), ps, new
+        )
         error = jnp.where(better, new_error, error)
         attempts = _Attempts(
             attempts.rates.at[n + 1].set(_next(attempts.rates, n + 1, error, span), mode="drop"),
@@ -296,6 +303,9 @@ def _backward(residuals, cotangents, perturbed, problem, tol, method, max_krylov
     gs = cotangents[0]
     # Behind a barrier: XLA would fold one that is the same everywhere through the loops, for seconds.
     gs = lax.optimization_barrier(jnp.zeros_like(ps) if gs is None else gs)
+    slopes = jax.vmap(lambda g, p: jnp.vdot(g, generator.apply(p)))(gs, ps)
+    dts = slopes.at[0].set(-jnp.sum(slopes[1:]))
+    of_first, gs = gs[0], gs[1:]
     span = ts[1:] - ts[0]
     frozen = lax.stop_gradient(generator)
 
@@ -322,9 +332,7 @@ def _backward(residuals, cotangents, perturbed, problem, tol, method, max_krylov
 
     nothing = eqx.filter(jax.tree.map(jnp.zeros_like, frozen), eqx.is_inexact_array)
     count = attempts.tried + jnp.sum(far, dtype=jnp.int32)
-    dp0, slope = lax.fori_loop(0, count, of_factor, (jnp.zeros_like(p0), nothing))
-    slopes = jax.vmap(lambda g, p: jnp.vdot(g, generator.apply(p)))(gs, ps)
-    dts = jnp.concatenate([-jnp.sum(slopes)[None], slopes])
+    dp0, slope = lax.fori_loop(0, count, of_factor, (of_first, nothing))
     return slope, dp0, dts
 
 
