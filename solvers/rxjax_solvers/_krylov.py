@@ -14,7 +14,7 @@ _DEGREE, _SQUARINGS = 8, 6
 # Steps of less than this are not taken from one time to the next.
 _SHORT = 0.3
 # Vectors are read by so many at once, and only those that are there.
-_BLOCK = 8
+BLOCK = 8
 # Products that add less than so many roundings to the space add nothing.
 _NOTHING = 32
 
@@ -63,8 +63,8 @@ def start(b: Float[Array, "n"], size: int) -> Krylov:
     """The space of `b` alone, with room for `size` products."""
     norm = jnp.sqrt(jnp.sum(b**2))
     first = b / jnp.where(norm > 0, norm, 1)
-    none = jnp.zeros((_BLOCK, b.size), b.dtype)
-    blocks = (none.at[0].set(first), *[none] * (size // _BLOCK))
+    none = jnp.zeros((BLOCK, b.size), b.dtype)
+    blocks = (none.at[0].set(first), *[none] * (size // BLOCK))
     sizes = jnp.zeros(size + 1, b.dtype).at[0].set(jnp.sum(jnp.abs(first)))
     return Krylov(blocks, first, jnp.zeros((size + 1, size), b.dtype), sizes, norm, jnp.zeros((), jnp.int32))
 
@@ -102,7 +102,7 @@ def extend(
         norm = jnp.where(new, norm, 0)
         column = column.at[j + 1].set(norm)
         w = jnp.where(new, w / jnp.where(new, norm, 1), 0)
-        blocks = tuple(_put(block, w, j + 1 - i * _BLOCK) for i, block in enumerate(krylov.blocks))
+        blocks = tuple(_put(block, w, j + 1 - i * BLOCK) for i, block in enumerate(krylov.blocks))
         sizes = krylov.sizes.at[j + 1].set(jnp.sum(jnp.abs(w)))
         return Krylov(blocks, w, krylov.projected.at[:, j].set(column), sizes, krylov.norm, j + 1)
 
@@ -110,23 +110,23 @@ def extend(
 
 
 def combine(krylov: Krylov, ys: Float[Array, "rows m1"], beside: Float[Array, "n"]) -> Float[Array, "rows n"]:
-    """`beside` and what the vectors make of each row of `ys`, whose share of those not yet used is zero."""
+    """`beside` and what the vectors make of each row of `ys`, whose shares beyond the last vector are zero."""
     ones = jnp.ones((ys.shape[0], 1), ys.dtype)
 
     def of_blocks(count):
         vectors = jnp.concatenate([*krylov.blocks[:count], beside[None]])
-        shares = jnp.pad(ys[:, : count * _BLOCK], ((0, 0), (0, max(0, count * _BLOCK - ys.shape[1]))))
+        shares = jnp.pad(ys[:, : count * BLOCK], ((0, 0), (0, max(0, count * BLOCK - ys.shape[1]))))
         return jnp.matmul(jnp.concatenate([shares, ones], axis=1), vectors, precision=lax.Precision.HIGHEST)
 
     counts = range(1, len(krylov.blocks) + 1)
-    return lax.switch((krylov.used - 1) // _BLOCK, [lambda count=count: of_blocks(count) for count in counts])
+    return lax.switch(krylov.used // BLOCK, [lambda count=count: of_blocks(count) for count in counts])
 
 
 def _put(block: Array, w: Array, at: Array) -> Array:
     """`w` in a row of the block, if there is one of that number."""
-    here = (at >= 0) & (at < _BLOCK)
+    here = (at >= 0) & (at < BLOCK)
     return lax.cond(
-        here, lambda block, w: block.at[jnp.clip(at, 0, _BLOCK - 1)].set(w), lambda block, w: block, block, w
+        here, lambda block, w: block.at[jnp.clip(at, 0, BLOCK - 1)].set(w), lambda block, w: block, block, w
     )
 
 
@@ -138,12 +138,12 @@ def _within(blocks: tuple[Array, ...], w: Array, last: Array) -> tuple[Array, Ar
         return here, part + jnp.matmul(here, block, precision=lax.Precision.HIGHEST)
 
     def skip(_, part):
-        return jnp.zeros(_BLOCK, w.dtype), part
+        return jnp.zeros(BLOCK, w.dtype), part
 
     along, part = [], jnp.zeros_like(w)
     # Blocks are arrays of their own, and read where they lie: part of an array would be copied first.
     for i, block in enumerate(blocks):
-        here, part = lax.cond(i * _BLOCK <= last, add, skip, block, part)
+        here, part = lax.cond(i * BLOCK <= last, add, skip, block, part)
         along.append(here)
     return jnp.concatenate(along), part
 

@@ -15,7 +15,7 @@ from ._deflated import stationary_law
 from ._factor import Factor, assemble
 from ._factorization import AbstractFactorization, repeated
 from ._generator import AbstractGenerator
-from ._krylov import Krylov, combine, evolve, extend, inner_integral, inverse, rounding, start
+from ._krylov import BLOCK, Krylov, combine, evolve, extend, inner_integral, inverse, rounding, start
 from ._results import RESULTS, outcome
 
 # Products between two looks at the error, and fewer once it is within this factor of what is asked.
@@ -382,11 +382,21 @@ def _transposed(generator: AbstractGenerator, p0: Array, law: Array, parts: _Par
         space = extend(space, apply, parts.krylov.used, _dimension(law), project)
         dual = inverse(space, space.used)[:-1, :-1]
         seed = jnp.zeros(dual.shape[0], p0.dtype).at[0].set(space.norm)
-        end = evolve(dual, seed, rate, t[None])[0][0] @ space.basis[:size]
+        end = evolve(dual, seed, rate, t[None])[0]
         pairs = inner_integral(dual, small, seed, first, rate, t)
-        return carry[0] + mean + end.reshape(p0.shape), carry[1] + pairs.T @ space.basis[:size]
+        # One product for both: what the vectors make of the end, and of each of the density's.
+        both = combine(space, jnp.concatenate([end, pairs.T]), jnp.zeros(p0.size, p0.dtype))
+        return carry[0] + mean + both[0].reshape(p0.shape), carry[1] + both[1:]
 
     zero = jnp.zeros_like(p0), jnp.zeros((small.shape[0], p0.size), p0.dtype)
     dp0, duals = lax.fori_loop(0, jnp.sum(matters, dtype=jnp.int32), one, zero)
-    basis = jnp.concatenate([parts.krylov.basis[:size], law.ravel()[None]])
-    return dp0, paired(generator, duals, basis)
+    basis = parts.krylov.basis
+    rows = jnp.pad(duals[:size], ((0, basis.shape[0] - size), (0, 0)))
+
+    # So many vectors at a time, and only those that are there.
+    def add(i, slope):
+        some = lambda a: lax.dynamic_slice_in_dim(a, i * BLOCK, BLOCK)
+        return jax.tree.map(jnp.add, slope, paired(generator, some(rows), some(basis)))
+
+    slope = paired(generator, duals[size:], law.ravel()[None])
+    return dp0, lax.fori_loop(0, parts.krylov.used // BLOCK + 1, add, slope)
