@@ -187,8 +187,7 @@ def _attempt(generator: AbstractGenerator, p0: Array, law: Array, span: Array, r
         error = error + rounding(rate * times, now, first)
         return ys, jnp.where(jnp.isfinite(error), error, jnp.inf)
 
-    def products(error):
-        return jnp.where(error < _NEARLY * tol, _FEW, _CHUNK).astype(jnp.int32)
+    products = lambda error: jnp.where(error < _NEARLY * tol, _FEW, _CHUNK).astype(jnp.int32)
 
     def go_on(carry):
         krylov, error = carry
@@ -395,8 +394,8 @@ def _transposed(generator: AbstractGenerator, p0: Array, law: Array, parts: _Par
 
     # So many vectors at a time, and only those that are there.
     def add(i, slope):
-        some = lambda a: lax.dynamic_slice_in_dim(a, i * BLOCK, BLOCK)
-        return jax.tree.map(jnp.add, slope, paired(generator, some(rows), some(basis)))
+        some = (lax.dynamic_slice_in_dim(a, i * BLOCK, BLOCK) for a in (rows, basis))
+        return jax.tree.map(jnp.add, slope, paired(generator, *some))
 
     slope = paired(generator, duals[size:], law.ravel()[None])
     return dp0, lax.fori_loop(0, parts.krylov.used // BLOCK + 1, add, slope)
