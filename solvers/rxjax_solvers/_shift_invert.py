@@ -271,9 +271,8 @@ def _run(problem, tol, method, max_krylov, max_factors):
         new, new_error, parts = attempt(attempts.rates[n])
         better = new_error < error
         rows = jnp.pad(better, (1, 0)).reshape(-1, *[1] * p0.ndim)
-        ps = lax.cond(
-            jnp.all(better), lambda ps, new: new.at[0].set(p0), lambda ps, new: jnp.where(rows, new, ps), ps, new
-        )
+        mixed, whole = lambda ps, new: jnp.where(rows, new, ps), lambda ps, new: new.at[0].set(p0)
+        ps = lax.cond(jnp.all(better), whole, mixed, ps, new)
         error = jnp.where(better, new_error, error)
         attempts = _Attempts(
             attempts.rates.at[n + 1].set(_next(attempts.rates, n + 1, error, span), mode="drop"),
