@@ -213,3 +213,19 @@ def test_outcomes():
         rxs.solve(moving, p0, TS, method=rxs.ShiftInvert())
     with pytest.raises(ValueError, match="must be a diffrax solver when steps"):
         rxs.solve(W, p0, TS, method=rxs.ShiftInvert(), dt0=0.1)
+
+
+def test_a_combination_reads_every_vector_there_is():
+    """Up to the last one, wherever blocks of them end, and what lies beside the space."""
+    rng = np.random.default_rng(0)
+    b, beside, scales = rng.normal(size=40), rng.normal(size=40), jnp.linspace(1, 2, 40)
+
+    @jax.jit
+    def both(used, ys):
+        space = krylov.extend(krylov.start(jnp.asarray(b), 20), lambda v: scales * v, used)
+        ys = jnp.where(jnp.arange(20, dtype=jnp.int32) <= used, ys, 0)
+        return krylov.combine(space, ys, jnp.asarray(beside)), beside[None] + ys @ space.basis[:20]
+
+    for used in (0, 1, 7, 8, 9, 15, 16, 19):
+        found, expected = both(jnp.asarray(used, jnp.int32), jnp.asarray(rng.normal(size=(3, 20))))
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)

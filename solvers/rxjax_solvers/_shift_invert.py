@@ -48,7 +48,7 @@ class ShiftInvert(eqx.Module):
     - `factorization`: `Elimination()` or `Iteration()`; if not given elimination within its reach, where a factor is
         made once and each of many solves is cheap.
 
-    **Good values:** the defaults; 15 to 40 solves for 1e-9.  **How it fails:** early times after a start uphill over
+    **Good values:** the defaults; 8 to 44 solves for 1e-9.  **How it fails:** early times after a start uphill over
     many kT need several factors; if they do not suffice the result is `RESULTS.not_converged`.  A density may be
     negative within the error; if it is by more than `tol` the result is `RESULTS.negative`.
 
