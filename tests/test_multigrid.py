@@ -9,7 +9,8 @@ import scipy.sparse
 
 import rxjax_solvers as rxs
 from rxjax_solvers._factorization import usual
-from rxjax_solvers._multigrid._levels import grid_levels
+from rxjax_solvers._multigrid._halving import Chain, evened, halve, moved, parted
+from rxjax_solvers._multigrid._levels import _inverted, grid_levels
 
 
 def wells(theta):
@@ -53,29 +54,54 @@ def test_solves_like_elimination(shape, boundary, tensor):
 
 
 def test_coarser_grids_keep_mass_and_the_gibbs_law():
-    """Each coarser chain is a generator again: losses are means, and its law is the sum of that of the pairs."""
-    grid = rxs.Grid(-2.0, 2.0, (23, 18))
+    """Each coarser chain is a generator again: losses are means, and its law is what its cells are sent, in balance."""
+    grid = rxs.Grid(-2.0, 2.0, (23, 20), boundary=["reflecting", "periodic"])
 
     @jax.jit
     def run():
-        W = rxs.FokkerPlanck.from_potential(wells, grid, 0.2)
+        W = rxs.FokkerPlanck.from_potential(lambda x: wells(jnp.stack([x[0], jnp.sin(jnp.pi * x[1] / 2)])), grid, 0.2)
         levels = grid_levels(W, jnp.full(grid.shape, 0.7), jnp.ones(grid.shape, bool))
         assert W.log_gibbs is not None
         law, out = jnp.exp(W.log_gibbs - jnp.max(W.log_gibbs)), []
-        for coarse, pairings in zip(levels.grids[1:], levels.pairings, strict=False):
-            for pairing in pairings:
-                law = pairing.restrict(law, False)
-            flow = coarse.apply(law, False) - coarse.loss * law
-            flow = flow * jnp.sum(coarse.colours, axis=0) / law
-            out.append((coarse.loss, flow, coarse.apply(jnp.ones_like(law), True)))
+        rates = {}
+        for hop, (forth, back) in zip(levels.hops, levels.pairs, strict=True):
+            rates[hop], rates[tuple(-step for step in hop)] = forth, back
+        chain, periodic = Chain(rates, levels.loss), (False, True)
+        for _ in range(2):
+            fine = evened(chain, periodic)
+            law = jnp.pad(law, [(0, n - m) for n, m in zip(fine.loss.shape, law.shape, strict=True)])
+            chain = fine
+            for axis in range(2):
+                chain, halving = halve(chain, axis, periodic[axis])
+                even, odd = parted(law, axis)
+                law = even + halving.down * odd + moved(halving.up * odd, axis, -1, periodic[axis])
+            flows = [(rate * law, jnp.roll(chain.rates[-hop[0], -hop[1]] * law, (-hop[0], -hop[1]), (0, 1)))
+                     for hop, rate in chain.rates.items()]  # fmt: skip
+            out.append((chain.loss, flows))
         return levels, out
 
     levels, out = run()
-    for loss, flow, rows in out:
+    for loss, flows in out:
         np.testing.assert_allclose(loss, 0.7, rtol=1e-13)
-        np.testing.assert_allclose(flow, 0, atol=1e-12)
-        np.testing.assert_allclose(rows, 0.7, rtol=1e-12)
-    assert [one.loss.shape for one in levels.grids] == [(23, 18), (12, 9)] and levels.coarsest == (6, 5)
+        for forth, back in flows:
+            np.testing.assert_allclose(forth, back, rtol=1e-10, atol=1e-300)
+            assert np.max(forth) > 0
+    assert [one.shares.shape for one in levels.grids] == [(4, 2, 2, 12, 10), (4, 2, 2, 6, 5)]
+    assert levels.inverted.shape == (30, 30)
+
+
+def test_a_stop_on_an_odd_ring_changes_nothing():
+    """Mean times on a ring of 7 with a drift, and on that of 8 with a stop between the last cell and the first."""
+    up, down, right, left = jax.random.uniform(jax.random.key(0), (4, 7, 3))
+    rates = {(1, 0): up, (-1, 0): down, (0, 1): right, (0, -1): left}
+    ring = Chain(rates, jnp.linspace(0.1, 0.4, 21).reshape(7, 3))
+
+    @jax.jit
+    def run():
+        longer = evened(ring, (True, True))
+        return _inverted(ring), _inverted(longer).reshape(8, 4, 8, 4)[:7, :3, :7, :3].reshape(21, 21)
+
+    np.testing.assert_allclose(*run(), rtol=1e-12)
 
 
 @pytest.mark.slow

@@ -67,10 +67,10 @@ class Elimination(AbstractFactorization):
 class Iteration(AbstractFactorization):
     r"""Conjugate directions: multigrid on a grid with hops to neighbours, else scaled by the diagonal.
 
-    Pairs of cells, along one axis after the other, become the cells of coarser grids, whose rates are those of mass in
-    equilibrium within each pair and of resistances in series between them.  With a potential conjugate gradients in the
-    inner product of its Gibbs law solve for functions (passage times, committors); else generalised conjugate
-    residuals.  Ten to thirty cycles, at any number of cells.
+    Every other cell, along one axis after the other, becomes a cell of a coarser grid; those left out are eliminated
+    along that axis, so that the ways between the others are resistances in series.  With a potential conjugate
+    gradients in the inner product of its Gibbs law solve for functions (passage times, committors); else generalised
+    conjugate residuals.  Ten to thirty cycles, at any number of cells.
 
     **Arguments:**
 
@@ -86,8 +86,8 @@ class Iteration(AbstractFactorization):
     ??? cite "References"
 
         M. R. Hestenes and E. Stiefel, J. Res. Natl. Bur. Stand. 49, 409 (1952).  S. C. Eisenstat, H. C. Elman and
-        M. H. Schultz, SIAM J. Numer. Anal. 20, 345 (1983).  Y. Notay, Electron. Trans. Numer. Anal. 37, 123 (2010):
-        aggregation in pairs.
+        M. H. Schultz, SIAM J. Numer. Anal. 20, 345 (1983).  R. E. Alcouffe, A. Brandt, J. E. Dendy and
+        J. W. Painter, SIAM J. Sci. Stat. Comput. 2, 430 (1981): coarser grids that follow the coefficients.
     """
 
     tol: Float[Array, ""] | float | None = None

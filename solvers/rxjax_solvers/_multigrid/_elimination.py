@@ -11,7 +11,7 @@ from .._fokker_planck import FokkerPlanck
 from .._generator import AbstractGenerator
 from .._results import RESULTS
 from ._approximation import AbstractApproximation
-from ._iteration import iterate
+from ._iteration import conjugate_gradients, minimal_residuals
 from ._jumps import Scaled
 from ._levels import grid_levels
 
@@ -63,17 +63,12 @@ class IterativeElimination(AbstractElimination):
         return jnp.where(found, x, jnp.nan)
 
     def _iterate(self, b: Array, backward: bool, weight: Array, tol: Array) -> tuple[Array, Array]:
-        symmetric = backward and self.symmetric
-        return iterate(
-            lambda x: self.approximation.apply(x, backward),
-            lambda r: self.approximation.cycle(r, backward),
-            _backward_error(b) if backward else _forward_error,
-            weight,
-            b,
-            tol,
-            symmetric=symmetric,
-            max_steps=self.max_steps,
-        )
+        apply = lambda x: self.approximation.apply(x, backward)
+        cycle = lambda r: self.approximation.cycle(r, backward)
+        if backward and self.symmetric:
+            return conjugate_gradients(apply, cycle, _within(b), weight, b, tol, max_steps=self.max_steps)
+        error = _backward_error(b) if backward else _forward_error
+        return minimal_residuals(apply, cycle, error, weight, b, tol, max_steps=self.max_steps)
 
 
 def _forward_error(missing: Array, x: Array) -> Array:
@@ -83,13 +78,25 @@ def _forward_error(missing: Array, x: Array) -> Array:
 
 def _backward_error(b: Array):
     """Of functions: of every value by itself if none can be negative, else of the largest."""
+    size = _size(b)
+    return lambda missing, x: jnp.max(_ratio(jnp.abs(missing), size(x)))
+
+
+def _within(b: Array):
+    """Whether that error is at most `tol`, without a division."""
+    size = _size(b)
+    return lambda missing, x, tol: jnp.all(jnp.abs(missing) <= tol * size(x))
+
+
+def _size(b: Array):
+    """What an error of a function counts against."""
     positive = jnp.all(b >= 0)
 
-    def error(missing: Array, x: Array) -> Array:
-        size = jnp.abs(x)
-        return jnp.max(_ratio(jnp.abs(missing), jnp.where(positive, size, jnp.max(size))))
+    def size(x: Array) -> Array:
+        x = jnp.abs(x)
+        return jnp.where(positive, x, jnp.max(x))
 
-    return error
+    return size
 
 
 def _ratio(part: Array, whole: Array) -> Array:

@@ -11,6 +11,68 @@ Operator = Callable[[Array], Array]
 
 # Without symmetry so many directions are remembered; then, or when the residual has fallen by this, they start anew.
 _MEMORY, _SPAN = 30, 1e-8
+# Parts of an array that are added up side by side.
+_PARTS = 16
+
+
+class _Gradients(NamedTuple):
+    """`x` and its residual, `fresh` if computed from `x` and not along the way; the direction `p` and its image."""
+
+    x: Array
+    residual: Array
+    fresh: Array
+    p: Array
+    image: Array
+    norm: Array
+    found: Array
+    steps: Array
+
+
+def conjugate_gradients(
+    apply: Operator,
+    precondition: Operator,
+    within: Callable[[Array, Array, Array], Array],
+    weight: Float[Array, "*shape"],
+    b: Float[Array, "*shape"],
+    tol: Float[Array, ""],
+    *,
+    max_steps: int,
+) -> tuple[Float[Array, "*shape"], Bool[Array, ""]]:
+    """`x` with `apply(x) = b`, and whether it was found; `apply` is symmetric in the inner product with `weight`.
+
+    Hestenes and Stiefel 1952.  `precondition(residual)` is an estimate of what is missing from `x`; it is found when
+    that is `within(missing, x, tol)` for the residual computed afresh.
+    """
+
+    def step(s: _Gradients) -> _Gradients:
+        missing = precondition(s.residual)
+        near = within(missing, s.x, jnp.where(s.fresh, tol, tol / 2))
+        found = s.fresh & near
+        image = apply(missing)
+        along = jnp.where(s.norm > 0, _total(weight * s.p * image) / jnp.where(s.norm > 0, s.norm, 1), 0)
+        p, image = missing - along * s.p, image - along * s.image
+        norm = _total(weight * p * image)
+        length = _total(weight * p * s.residual) / jnp.where(norm > 0, norm, 1)
+        length = jnp.where(found | (norm <= 0), 0, length)
+        x = s.x + length * p
+        # Rounding lets the residual of the iteration drift away from that of x.
+        renew = near & ~s.fresh
+        residual = lax.cond(renew, lambda: b - apply(x), lambda: s.residual - length * image)
+        return _Gradients(x, residual, renew, p, image, norm, found, s.steps + 1)
+
+    none, zero = jnp.zeros_like(b), jnp.zeros((), b.dtype)
+    start = _Gradients(none, b, jnp.array(True), none, none, zero, jnp.array(False), jnp.zeros((), jnp.int32))
+    end = lax.while_loop(lambda s: ~s.found & (s.steps < max_steps), step, start)
+    return end.x, end.found
+
+
+def _total(x: Array) -> Array:
+    """The sum, by adding rows to rows first, which XLA does in vector registers."""
+    rows = x.shape[0] // _PARTS
+    most = x[: rows * _PARTS].reshape(_PARTS, rows, *x.shape[1:])
+    # Else both sums become one again.
+    most = lax.optimization_barrier(jnp.sum(most, axis=0))
+    return jnp.sum(most) + jnp.sum(x[rows * _PARTS :])
 
 
 class _State(NamedTuple):
@@ -33,7 +95,7 @@ class _State(NamedTuple):
     steps: Array
 
 
-def iterate(
+def minimal_residuals(
     apply: Operator,
     precondition: Operator,
     error: Callable[[Array, Array], Array],
@@ -41,62 +103,54 @@ def iterate(
     b: Float[Array, "*shape"],
     tol: Float[Array, ""],
     *,
-    symmetric: bool,
     max_steps: int,
 ) -> tuple[Float[Array, "*shape"], Bool[Array, ""]]:
     """`x` with `apply(x) = b`, and whether it was found.
 
-    Symmetric: conjugate gradients in the inner product with `weight` (Hestenes and Stiefel 1952).  Else each direction
-    is the preconditioned image of the last one, its own image orthogonal to those before (Young and Jea 1980): the
-    smallest residual in all of them.  `precondition(residual)` is an estimate of what is missing from `x`; it is found
-    when `error(missing, x)` is at most `tol` for the residual computed afresh.
+    Each direction is the preconditioned image of the last one, its own image orthogonal to those before in the inner
+    product with `weight` (Young and Jea 1980): the smallest residual in all of them.  `precondition(residual)` is an
+    estimate of what is missing from `x`; it is found when `error(missing, x)` is at most `tol` for the residual of `x`
+    itself.
     """
     shape, dtype = b.shape, b.dtype
-    memory = 1 if symmetric else _MEMORY
-    inner = lambda a, b: jnp.sum(weight * a * b)
+    inner = lambda a, b: _total(weight * a * b)
 
     def step(s: _State) -> _State:
         missing = precondition(s.last)
         left = error(missing, s.x)
         found = s.fresh & (left <= tol)
         image = apply(missing)
-        tests = s.ps if symmetric else s.images
-        along = jnp.matmul(tests, (weight * image).ravel(), precision=lax.Precision.HIGHEST)
+        along = jnp.matmul(s.images, (weight * image).ravel(), precision=lax.Precision.HIGHEST)
         along = jnp.where(s.norms > 0, along / jnp.where(s.norms > 0, s.norms, 1), 0)
         p = missing - jnp.matmul(along, s.ps, precision=lax.Precision.HIGHEST).reshape(shape)
         image = image - jnp.matmul(along, s.images, precision=lax.Precision.HIGHEST).reshape(shape)
-        test = p if symmetric else image
-        norm = inner(test, image)
-        length = jnp.where(found | (norm <= 0), 0, inner(test, s.residual) / jnp.where(norm > 0, norm, 1))
+        norm = inner(image, image)
+        length = jnp.where(found | (norm <= 0), 0, inner(image, s.residual) / jnp.where(norm > 0, norm, 1))
         x = s.x + length * p
         along_the_way = s.residual - length * image
         used = s.used + 1
-        if symmetric:
-            goal, renew = s.goal, ~s.fresh & (left <= tol / 2)
-        else:
-            fall = jnp.clip(tol / (4 * left), _SPAN, 0.1)
-            goal = jnp.where(s.fresh, fall**2 * inner(s.residual, s.residual), s.goal)
-            renew = (inner(along_the_way, along_the_way) <= goal) | (used == memory)
+        fall = jnp.clip(tol / (4 * left), _SPAN, 0.1)
+        goal = jnp.where(s.fresh, fall**2 * inner(s.residual, s.residual), s.goal)
+        renew = (inner(along_the_way, along_the_way) <= goal) | (used == _MEMORY)
         # Rounding lets the residual of the iteration drift away from that of x.
         residual = lax.cond(renew, lambda: b - apply(x), lambda: along_the_way)
-        at = s.used % memory
         return _State(
             x,
             residual,
-            residual if symmetric else jnp.where(renew, residual, image / jnp.sqrt(jnp.where(norm > 0, norm, 1))),
+            jnp.where(renew, residual, image / jnp.sqrt(jnp.where(norm > 0, norm, 1))),
             renew,
             goal,
-            s.ps.at[at].set(p.ravel()),
-            s.images.at[at].set(image.ravel()),
-            jnp.where(renew, 0, s.norms.at[at].set(norm)),
+            s.ps.at[s.used].set(p.ravel()),
+            s.images.at[s.used].set(image.ravel()),
+            jnp.where(renew, 0, s.norms.at[s.used].set(norm)),
             jnp.where(renew, 0, used),
             found,
             s.steps + 1,
         )
 
-    none, zero = jnp.zeros((memory, b.size), dtype), jnp.zeros((), jnp.int32)
+    none, zero = jnp.zeros((_MEMORY, b.size), dtype), jnp.zeros((), jnp.int32)
     start = _State(
-        jnp.zeros_like(b), b, b, jnp.array(True), jnp.zeros((), dtype), none, none, jnp.zeros(memory, dtype), zero,
+        jnp.zeros_like(b), b, b, jnp.array(True), jnp.zeros((), dtype), none, none, jnp.zeros(_MEMORY, dtype), zero,
         jnp.array(False), zero,
     )  # fmt: skip
     end = lax.while_loop(lambda s: ~s.found & (s.steps < max_steps), step, start)
