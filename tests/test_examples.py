@@ -84,9 +84,33 @@ def test_pages(page, tmp_path, monkeypatch, request):
     jax.clear_caches()
 
 
+# Run before each notebook: no name is left, and JAX's settings are its own again.
+FRESH = """
+%reset -f
+import jax, quick
+quick.freeze()
+quick.settings = getattr(quick, "settings", None) or dict(jax.config.values)
+for name, value in quick.settings.items():
+    if jax.config.values[name] != value:
+        jax.config.update(name, value)
+%reset -f
+"""
+
+
+@pytest.fixture(scope="module")
+def jupyter(tmp_path_factory):
+    """One kernel for all notebooks: to start one and import everything takes as long as many a notebook."""
+    folder = {"metadata": {"path": str(tmp_path_factory.mktemp("notebooks"))}}
+    client = nbclient.NotebookClient(nbformat.v4.new_notebook(), timeout=240, resources=folder)
+    path = os.pathsep.join([str(ROOT / "tests"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    with client.setup_kernel(env={**os.environ, "RXJAX_NOTEBOOK_SIZE": "small", "PYTHONPATH": path}):
+        yield client
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
-def test_notebooks(path, tmp_path):
-    notebook = nbformat.read(path, as_version=4)
-    environment = {**os.environ, "RXJAX_NOTEBOOK_SIZE": "small"}
-    client = nbclient.NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}})
-    client.execute(env=environment)
+def test_notebooks(path, jupyter):
+    jupyter.nb = nbformat.read(path, as_version=4)
+    jupyter.nb.cells.insert(0, nbformat.v4.new_code_cell(FRESH))
+    jupyter.reset_execution_trackers()
+    for number, cell in enumerate(jupyter.nb.cells):
+        jupyter.execute_cell(cell, number)
