@@ -87,7 +87,7 @@ def factorize(
     - `method`: `Elimination()`, right to rounding at any temperature, or `Iteration()`.  If not given, elimination
         within its reach (in one dimension, up to separators of 2048 cells, up to 4096 states without a grid), but
         iteration on more than 4096 cells of two or three dimensions with a potential, where it is several times faster,
-        compiles sooner and is as accurate up to barriers of some 35 kT.
+        compiles about as long and is as accurate up to barriers of some 35 kT.
 
     **Returns:** a `Factor`; pass it as `factor=` to the verbs that ask for the same target.
 
