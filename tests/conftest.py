@@ -18,27 +18,46 @@ def pytest_addoption(parser):
 _FLAGS = os.environ.get("XLA_FLAGS", "")
 
 
-def _optimize(on):
+# How much of XLA's optimisations: what compiles soonest, what compiles and then runs soonest, and what users have.
+_PARTS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+_LEVELS = {
+    "none": _PARTS,
+    "some": f"{_PARTS} --xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true",
+    "all": "--xla_cpu_use_fusion_emitters=true --xla_cpu_parallel_codegen_split_count=32",
+}
+
+
+def _optimize(level):
     # XLA reads its flags again before each compilation; the environment is also that of programs a test starts.
-    jax.config.update("jax_disable_most_optimizations", not on)
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(not on))
-    emitters, parts = ("true", 32) if on else ("false", 1)
-    ours = f"--xla_cpu_use_fusion_emitters={emitters} --xla_cpu_parallel_codegen_split_count={parts}"
-    os.environ["XLA_FLAGS"] = f"--xla_flags_reset=true {ours} {_FLAGS}"
+    jax.config.update("jax_disable_most_optimizations", level == "none")
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(level == "none"))
+    os.environ["XLA_FLAGS"] = f"--xla_flags_reset=true {_LEVELS[level]} {_FLAGS}"
+
+
+def _usual(config):
+    return "all" if config.getoption("--optimize") else "none"
 
 
 def pytest_configure(config):
     # Compiling takes most of the time.  XLA's optimisations are on where rounding under them is the subject, and on the
     # README's page; `make test-all` has them on everywhere.
-    _optimize(config.getoption("--optimize"))
+    _optimize(_usual(config))
 
 
 @pytest.fixture
 def optimized(request):
     """Compile as users do."""
-    _optimize(True)
+    _optimize("all")
     yield
-    _optimize(request.config.getoption("--optimize"))
+    _optimize(_usual(request.config))
+
+
+@pytest.fixture
+def long_runs(request):
+    """For a test that runs for longer than a few optimisations take."""
+    _optimize("all" if request.config.getoption("--optimize") else "some")
+    yield
+    _optimize(_usual(request.config))
 
 
 def pytest_collection_finish():

@@ -64,6 +64,7 @@ def test_against_quadrature_of_the_rate_density(proposal, dim):
     np.testing.assert_allclose(flow, weights @ points, rtol=1e-7)
 
 
+@pytest.mark.usefixtures("long_runs")
 @pytest.mark.parametrize("proposal", [Gaussian(0.05), Box(0.1), Ball(0.3)], ids=IDS)
 def test_against_monte_carlo_in_twenty_dimensions(proposal):
     dim, temperature, number = 20, 0.2, 20_000

@@ -91,6 +91,7 @@ def test_the_third_step_leaps_as_the_gauge_says(sign, leap, factor):
     assert rates[2] / rates[1] == pytest.approx(factor)
 
 
+@pytest.mark.usefixtures("long_runs")
 def test_equilibrium_reads_minus_one():
     """At a fixed rate the log-rate settles at -1: fluctuation and dissipation balance."""
     optimizer = RATE.rate_control(optax.sgd(1.0), learning_rate=0.2)

@@ -49,6 +49,7 @@ def test_langevin_has_the_gibbs_law_on_a_quadratic():
     within_three_errors(xs["z"].real ** 2, 0.25)
 
 
+@pytest.mark.usefixtures("long_runs")
 def test_langevin_has_the_gibbs_law_in_a_double_well():
     well = rx.landscapes.DoubleWell()
     kt, grid = 0.5, np.linspace(-4, 4, 4001)
@@ -95,6 +96,7 @@ def test_schedules():
         RATE.geometric_temperature(1.0, 0.0, 10)
 
 
+@pytest.mark.usefixtures("long_runs")
 def test_an_annealed_batch_is_an_annealed_rate():
     """Equal temperatures along the way: the variance of many independent coordinates on one quadratic, eta = .03."""
     n, d, eta, k_max = 800, 10_000, 0.03, 8
@@ -125,6 +127,7 @@ def test_an_annealed_batch_is_an_annealed_rate():
     assert optax.tree.get(state, "recommended_batch") == k_max
 
 
+@pytest.mark.usefixtures("long_runs")
 def test_noise_is_measured_while_accumulating():
     """Case 26: eight micro-batches of eight, tr Sigma_1 = 52.5 and |G|^2 = .5, critical batch 105."""
     optimizer = RATE.batch_controller(optax.set_to_zero(), 8, k_max=8, k_min=8, rule="noise_scale", decay=0.9995)

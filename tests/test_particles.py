@@ -12,6 +12,7 @@ import rxjax_solvers as rxs
 KEY = jax.random.key(7)
 
 
+@pytest.mark.usefixtures("long_runs")
 def test_langevin_has_the_density_of_fokker_planck():
     """Position-dependent noise under each convention: mean and spread as the generator's, within sampling error."""
     D, b = lambda x: 0.2 + 0.3 * jnp.tanh(x[0]), lambda x: -x
@@ -113,6 +114,7 @@ def test_exclusion_process_carries_its_current():
     assert not jnp.any(short.complete) and jnp.all(short.jumps == 5)
 
 
+@pytest.mark.usefixtures("long_runs")
 def test_exit_times_with_the_bridge():
     """Case 9: mean 1, variance 2/3, survival, at a coarse step; without the bridge the mean is 20 % too long."""
     n = 15_000
@@ -138,6 +140,7 @@ def variance(loss, eta, steps, saves, n=4000, **options):
     return jnp.mean(runs.thetas[saves // 2 :] ** 2)
 
 
+@pytest.mark.usefixtures("long_runs")
 def test_sgd_on_a_quadratic():
     """Cases 17, 18 and 20: stationary variances of discrete steps, within 3 %."""
     loss = lambda theta: jnp.sum(theta**2) / 2
@@ -161,6 +164,7 @@ def test_sgd_on_a_quadratic():
     np.testing.assert_allclose(jnp.mean(jnp.sum(h[None] * three**2, axis=1)) / 2, 0.10657, rtol=0.03)
 
 
+@pytest.mark.usefixtures("long_runs")
 def test_sgd_on_a_regression():
     """Case 19: fresh Gaussian data, noise that grows with the error."""
 
