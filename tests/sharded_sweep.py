@@ -8,13 +8,15 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 import jax
 import jax.numpy as jnp
 import numpy as np
+import quick
 
 import rxjax as rx
 from rxjax_solvers._checks import positive
 
+quick.freeze()
 jax.config.update("jax_enable_x64", True)
 assert len(jax.devices()) == 8
-options = jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_disable_most_optimizations", True)
 GRID = rx.solvers.Grid(-2.0, 2.0, 32)
 
 

@@ -131,6 +131,7 @@ print(data.attrs["chunk"], (highest() - before) / 2**20)
 """
 
 
+@pytest.mark.usefixtures("long_runs")
 @pytest.mark.skipif(_footprint.highest() is None, reason="this system does not say what a process holds")
 @pytest.mark.parametrize("store", [False, True])
 def test_a_process_stays_within_the_memory(store, tmp_path):

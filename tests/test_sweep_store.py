@@ -156,7 +156,7 @@ import sys, time
 import numpy as np, jax.numpy as jnp, jax
 import rxjax as rx
 jax.config.update("jax_enable_x64", True)
-path, pause = sys.argv[1], float(sys.argv[2])
+pause, paths = float(sys.argv[1]), sys.argv[2:]
 
 def slowly(done, total):
     print(done, flush=True)
@@ -167,7 +167,8 @@ def f(a, b, key):
     W = rx.solvers.FokkerPlanck.from_potential(lambda x: (x[0] ** 2 - 1) ** 2, grid, a / b)
     return {"law": rx.solvers.stationary(W), "draw": jax.random.normal(key, (3,)), "root": jnp.sqrt(b - 1.5)}
 
-rx.sweep(f, a=np.linspace(0.1, 1.0, 10), b=np.arange(1.0, 7.0), seed=5, chunk=2, store=path, progress=slowly)
+for path in paths:
+    rx.sweep(f, a=np.linspace(0.1, 1.0, 10), b=np.arange(1.0, 7.0), seed=5, chunk=2, store=path, progress=slowly)
 print("finished")
 """
 
@@ -177,10 +178,10 @@ def killed(tmp_path, kills, seed=0):
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
     moments, happened = random.Random(seed), 0
-    words = [sys.executable, str(script), str(tmp_path / "k.zarr")]
+    command, kept = [sys.executable, str(script)], str(tmp_path / "k.zarr")
     shares, share = [], 0.0
     while happened < kills:
-        run = subprocess.Popen([*words, "0.1"], stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL)
+        run = subprocess.Popen([*command, "0.1", kept], stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL)
         start = time.time()
         # One in four while JAX loads or compiles, the others at work, of 30 chunks of a tenth of a second each: as far
         # apart as leads to nine tenths of the work by the last of them.
@@ -202,8 +203,7 @@ def killed(tmp_path, kills, seed=0):
         if "finished" in out:
             share = 0.0
             shutil.rmtree(tmp_path / "k.zarr")
-    subprocess.run([*words, "0"], check=True, stdout=subprocess.PIPE)
-    subprocess.run([sys.executable, str(script), str(tmp_path / "once.zarr"), "0"], check=True, stdout=subprocess.PIPE)
+    subprocess.run([*command, "0", kept, str(tmp_path / "once.zarr")], check=True, stdout=subprocess.PIPE)
     return xr.open_zarr(tmp_path / "k.zarr"), xr.open_zarr(tmp_path / "once.zarr"), shares
 
 
