@@ -239,10 +239,10 @@ def step_factor(rates: AxisRates, tau: Float[Array, ""]) -> Chain | Ring:
     return factor(up, down, jnp.broadcast_to(_per(tau), up.shape), rates.periodic)
 
 
-def implicit_sum(tau: Float[Array, ""], factored: Chain | Ring, x: Array, share, p: Array) -> Array:
-    """`(I - tau W)^-1 (share x + (1 - share) p)` with `step_factor` of the same; for values, not for derivatives."""
+def implicit_sum(tau: Float[Array, ""], factored: Chain | Ring, a, x: Array, b, p: Array) -> Array:
+    """`(I - tau W)^-1 (a x + b p)` with `step_factor` of the same; for values, not for derivatives."""
     per = _per(tau)
-    return factored.solve_sum(share * per, x, (1 - share) * per, p)
+    return factored.solve_sum(a * per, x, b * per, p)
 
 
 def implicit(rates: AxisRates, tau: Float[Array, ""], factored: Chain | Ring) -> Callable[[Array], Array]:

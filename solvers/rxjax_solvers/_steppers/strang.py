@@ -108,11 +108,11 @@ class Strang(diffrax.AbstractAdaptiveSolver):
             whole, first, second = (generator.at(t0 + share * (t1 - t0)).lines() for share in (0.5, 0.25, 0.75))
         else:
             whole = first = second = generator.lines()
-        once = _splitting(_relaxations(whole, h), y0)
+        once, _ = _splitting(_relaxations(whole, h), y0, y0)
         half = _relaxations(first, h / 2)
         # Without time the second half has the factors of the first.
         again = _relaxations(second, h / 2) if generator.time_dependent else half
-        raw = _splitting(again, _splitting(half, y0))
+        raw, _ = _splitting(again, *_splitting(half, y0, y0))
         # Both lack a term in h^3, one four times that of the other: third order without it.
         error = (once - raw) / 3
         closed = all("absorbing" not in sides for sides in generator.grid.boundary)
@@ -134,8 +134,13 @@ class _Relaxation(eqx.Module):
     tau: Float[Array, ""]
     factor: Chain | Ring
 
-    def __call__(self, p: Array) -> Array:
-        return self.lines.leave(_relaxed(self.lines.enter(p), self.lines.rates, self.tau, self.factor))
+    def __call__(self, p: Array, spare: Array) -> tuple[Array, Array]:
+        """`p` relaxed, in the place of `spare`; and what is spare then."""
+        entered = self.lines.enter(p)
+        # Once brought into line `p` itself is spare.
+        spare = (spare if self.lines.aligned else p).reshape(entered.shape)
+        relaxed = _relaxed(entered, spare, self.lines.rates, self.tau, self.factor)
+        return self.lines.leave(relaxed), entered.reshape(p.shape)
 
 
 # R(z) = s ((1 - g) s - (1 - 2g))/g with s = 1/(1 - g z), and g = 1 - 1/sqrt(2).
@@ -143,19 +148,20 @@ _SHARE = 1 + 2**0.5
 
 
 @eqx.filter_custom_jvp
-def _relaxed(p: Array, rates: AxisRates, tau: Array, factor: Chain | Ring) -> Array:
-    def once(swept, share):
-        return implicit_sum(tau, factor, swept, share, p), None
+def _relaxed(p: Array, spare: Array, rates: AxisRates, tau: Array, factor: Chain | Ring) -> Array:
+    def once(swept, shares):
+        return implicit_sum(tau, factor, shares[0], swept, shares[1], p), None
 
-    # A loop over the two sweeps compiles half as much as writing both out, and keeps transposes out of them.
-    return lax.scan(once, p, jnp.asarray([1, _SHARE], p.dtype))[0]
+    # A loop over the two sweeps compiles half as much as writing both out, and keeps transposes out of them.  Its first
+    # sweep takes nothing of `spare`, any finite values, but writes there what would else need a copy of `p`.
+    return lax.scan(once, spare, jnp.asarray([(0, 1), (_SHARE, 1 - _SHARE)], p.dtype))[0]
 
 
 @_relaxed.def_jvp
 def _(primals, tangents):
     # Written out, both sweeps' derivatives read densities that a loop would have to stack and copy.
-    p, rates, tau, factor = primals
-    dp, drates, dtau, _ = tangents
+    p, _, rates, tau, factor = primals
+    dp, _, drates, dtau, _ = tangents
     sweep = implicit(rates, tau, factor)
     first = sweep(p)
     second = sweep(_SHARE * first + (1 - _SHARE) * p)
@@ -182,11 +188,11 @@ def _relaxations(lines: Sequence[Lines], h: Float[Array, ""]) -> list[_Relaxatio
     return made
 
 
-def _splitting(relaxations: Sequence[_Relaxation], p: Array) -> Array:
+def _splitting(relaxations: Sequence[_Relaxation], p: Array, spare: Array) -> tuple[Array, Array]:
     *outer, last = relaxations
     for relax in (*outer, last, *reversed(outer)):
-        p = relax(p)
-    return p
+        p, spare = relax(p, spare)
+    return p, spare
 
 
 def _lift(p: Array, floor: Array, total: Array) -> tuple[Array, Array]:
