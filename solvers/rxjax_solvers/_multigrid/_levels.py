@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -43,7 +44,7 @@ class Level(eqx.Module):
     periodic: tuple[bool, ...] = eqx.field(static=True)
 
     def __init__(
-        self, chain: Chain, halvings: Sequence[Halving], axes: tuple[int, ...], scale: Array, periodic: tuple[bool, ...]
+        self, chain: Chain, halvings: Sequence[Halving], scale: Array, axes: tuple[int, ...], periodic: tuple[bool, ...]
     ):
         """`scale`: one over the diagonal of the next grid."""
         leaving = chain.leaving()
@@ -167,7 +168,8 @@ class Levels(AbstractApproximation):
             for axis in axes:
                 chain, halving = _separately(partial(halve, axis=axis, periodic=periodic[axis]), chain)
                 halvings.append(halving)
-            grids.append(Level(fine, halvings, axes, 1 / chain.leaving(), periodic))
+            make = partial(Level, axes=axes, periodic=periodic)
+            grids.append(_separately(make, fine, halvings, 1 / chain.leaving()))
         self.grids = tuple(grids)
         self.inverted = _inverted(chain) * chain.leaving().ravel()[:, None]
 
@@ -246,10 +248,11 @@ def _partner(child: Child, axis: int) -> Child:
     return (*child[:axis], 1, *child[axis + 1 :])
 
 
-def _separately(step: Callable[[Chain], tuple[Chain, Halving]], chain: Chain) -> tuple[Chain, Halving]:
+def _separately(step: Callable[..., Any], chain: Chain, *rest: Any) -> Any:
     """A step as a program of its own: else XLA computes what it returns again wherever that is read."""
-    none = lambda chain: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(step, chain))
-    return lax.cond(jnp.all(chain.loss[:1] >= 0), step, none, chain)
+    returned = eqx.filter_eval_shape(step, chain, *rest)
+    none = lambda *_: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), returned)
+    return lax.cond(jnp.all(chain.loss[:1] >= 0), step, none, chain, *rest)
 
 
 def _opposite(hop: Offset) -> Offset:
