@@ -8,8 +8,9 @@ import pytest
 import scipy.sparse
 
 import rxjax_solvers as rxs
+from rxjax_solvers._elimination._neighbours import neighbour
 from rxjax_solvers._factorization import usual
-from rxjax_solvers._multigrid._halving import Chain, evened, halve, moved, parted
+from rxjax_solvers._multigrid._halving import Chain, evened, halve, parted
 from rxjax_solvers._multigrid._levels import _inverted, grid_levels
 
 
@@ -74,7 +75,7 @@ def test_coarser_grids_keep_mass_and_the_gibbs_law():
             for axis in range(2):
                 chain, halving = halve(chain, axis, periodic[axis])
                 even, odd = parted(law, axis)
-                law = even + halving.down * odd + moved(halving.up * odd, axis, -1, periodic[axis])
+                law = even + halving.down * odd + neighbour(halving.up * odd, axis, -1, periodic[axis])
             flows = [(rate * law, jnp.roll(chain.rates[-hop[0], -hop[1]] * law, (-hop[0], -hop[1]), (0, 1)))
                      for hop, rate in chain.rates.items()]  # fmt: skip
             out.append((chain.loss, flows))

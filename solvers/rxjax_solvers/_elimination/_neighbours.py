@@ -8,14 +8,12 @@ from .._fokker_planck import FokkerPlanck
 from .._grid import from_front
 
 
-def neighbour(field: Array, axis: int, step: int, periodic: bool, outside) -> Array:
-    """The value one cell further along an axis (`step` is 1 or -1), `outside` beyond a side."""
-    first, last = (lax.slice_in_dim(field, start, stop, axis=axis) for start, stop in ((0, 1), (-1, None)))
-    rest = lax.slice_in_dim(field, 1, None, axis=axis) if step == 1 else lax.slice_in_dim(field, 0, -1, axis=axis)
-    end = jnp.full_like(first, outside)
+def neighbour(x: Array, axis: int, step: int, periodic: bool) -> Array:
+    """The value one cell further along an axis (`step` is 1 or -1), zero or false beyond a side."""
     if periodic:
-        end = first if step == 1 else last
-    return jnp.concatenate([rest, end] if step == 1 else [end, rest], axis=axis)
+        return jnp.roll(x, -step, axis)
+    ends = (-1, 1, 0) if step == 1 else (1, -1, 0)
+    return lax.pad(x, jnp.zeros((), x.dtype), [ends if i == axis else (0, 0, 0) for i in range(x.ndim)])
 
 
 def hops(generator: FokkerPlanck) -> tuple[tuple[int, ...], ...]:
@@ -40,7 +38,7 @@ def kept_rates(
         pair = []
         for rate, step in ((rates.up, 1), (rates.down, -1)):
             rate = from_front(rate, axis)
-            stays = keep & neighbour(keep, axis, step, rates.periodic, False)
+            stays = keep & neighbour(keep, axis, step, rates.periodic)
             loss = loss + jnp.where(stays, 0, rate)
             pair.append(jnp.where(stays, rate, 0))
         pairs.append((pair[0], pair[1]))

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from .._elimination._neighbours import neighbour
+
 Offset = tuple[int, ...]
 
 
@@ -74,7 +76,7 @@ def _with_one_more(chain: Chain, axis: int, n: int, ring: bool) -> Chain:
 
 def halve(chain: Chain, axis: int, periodic: bool) -> tuple[Chain, Halving]:
     """The chain of every other cell along one axis, of which there is an even number."""
-    below = lambda x: moved(x, axis, -1, periodic)
+    below = lambda x: neighbour(x, axis, -1, periodic)
     rates = {offset: parted(rate, axis) for offset, rate in chain.rates.items()}
     loss, loss_out = parted(chain.loss, axis)
 
@@ -119,14 +121,6 @@ def _share(one: Array, other: Array) -> Array:
     """`one / (one + other)`, a half of nothing."""
     both = one + other
     return jnp.where(both > 0, one / jnp.where(both > 0, both, 1), 0.5)
-
-
-def moved(x: Array, axis: int, step: int, periodic: bool) -> Array:
-    """The value one cell further along an axis (`step` is 1 or -1), zero beyond a side."""
-    if periodic:
-        return jnp.roll(x, -step, axis)
-    ends = (-1, 1, 0) if step == 1 else (1, -1, 0)
-    return lax.pad(x, jnp.zeros((), x.dtype), [ends if i == axis else (0, 0, 0) for i in range(x.ndim)])
 
 
 def parted(x: Array, axis: int) -> tuple[Array, Array]:

@@ -15,7 +15,7 @@ from .._elimination._gth import inverse
 from .._elimination._neighbours import hops, kept_rates, neighbour
 from .._fokker_planck import FokkerPlanck
 from ._approximation import AbstractApproximation
-from ._halving import Chain, Halving, Offset, evened, halve, joined, moved, parted
+from ._halving import Chain, Halving, Offset, evened, halve, joined, parted
 
 # Grids of so many cells are solved as a full matrix.
 _COARSEST = 64
@@ -55,7 +55,8 @@ class Level(eqx.Module):
             if not done:
                 even, odd = parted(leaving, axis)
                 mean = [
-                    part * of for part, of in zip(mean, (even, odd, moved(odd, axis, -1, periodic[axis])), strict=True)
+                    part * of
+                    for part, of in zip(mean, (even, odd, neighbour(odd, axis, -1, periodic[axis])), strict=True)
                 ]
             done = (*done, axis)
             if done == axes:
@@ -92,7 +93,7 @@ class Level(eqx.Module):
         """What lies at the end of a hop, at the place of the child."""
         for axis, step in enumerate(hop):
             if step and (child[axis] == 1) == (step == 1):
-                x = moved(x, axis, step, self.periodic[axis])
+                x = neighbour(x, axis, step, self.periodic[axis])
         return x
 
     def descend(self, b: Children, backward: bool) -> tuple[Children, Children]:
@@ -113,7 +114,7 @@ class Level(eqx.Module):
             for child in children(carried[0]):
                 down, up, own, after, before = (carried[k, *child] for k in range(5))
                 low, high = x.get(child), x.get(_partner(child, axis))
-                further = lambda x, axis=axis: moved(x, axis, -1, self.periodic[axis])
+                further = lambda x, axis=axis: neighbour(x, axis, -1, self.periodic[axis])
                 parts = []
                 if low is not None:
                     parts.append(own * low if backward else low)
@@ -135,7 +136,7 @@ class Level(eqx.Module):
             for child in children(carried[0]):
                 part = parts[child]
                 down, up, own, after, before = (carried[k, *child] for k in range(5))
-                further = lambda x, axis=axis: moved(x, axis, 1, self.periodic[axis])
+                further = lambda x, axis=axis: neighbour(x, axis, 1, self.periodic[axis])
                 out[child] = part if backward else own * part
                 odd = down * part + up * further(part) if backward else after * part + further(before * part)
                 out[_partner(child, axis)] = odd
@@ -187,7 +188,7 @@ class Levels(AbstractApproximation):
 
     def _at(self, x: Array, hop: Offset) -> Array:
         for axis, step in enumerate(hop):
-            x = neighbour(x, axis, step, self.periodic[axis], 0) if step else x
+            x = neighbour(x, axis, step, self.periodic[axis]) if step else x
         return x
 
     def cycle(self, b: Float[Array, "*shape"], backward: bool) -> Float[Array, "*shape"]:
