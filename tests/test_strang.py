@@ -243,7 +243,8 @@ def test_a_step_of_no_length_changes_nothing(dtype):
 def relaxation(periodic):
     def relax(v):
         rates = AxisRates(v["up"], v["down"], periodic)
-        return _relaxed(v["p"], v["p"], rates, v["tau"], sweeps.step_factor(rates, v["tau"]))
+        # Nothing comes of what was in the place that it writes to.
+        return _relaxed(v["p"], v["p"] ** 2 + 1, rates, v["tau"], sweeps.step_factor(rates, v["tau"]))
 
     return relax
 

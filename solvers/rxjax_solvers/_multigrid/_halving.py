@@ -18,7 +18,7 @@ Offset = tuple[int, ...]
 
 
 class Chain(NamedTuple):
-    """A Markov chain on a grid: rates by the offset of a hop, and other losses.
+    """A Markov chain on a grid: rates by the offset of a hop, and other losses; each `(*shape)`, unit 1/time.
 
     Rates are zero where a hop would leave the grid or ends on a cell that takes no part.
     """
@@ -33,6 +33,8 @@ class Chain(NamedTuple):
 
 class Halving(NamedTuple):
     """What ties cells left out to coarser ones; the cell left out at a place follows the coarser one there.
+
+    Each of the coarser grid's shape, without a unit.
 
     - `down`, `up`: where the process goes next from a cell left out.
     - `own`, `after`, `before`: the shares in the mean over a coarser cell of itself and of its neighbours left out.
