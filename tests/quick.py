@@ -7,6 +7,7 @@ import threading
 from jax._src import traceback_util
 from jax._src.interpreters import mlir
 from jax._src.lib.mlir import ir
+from jaxtyping import _decorator
 
 _of_thread = threading.local()
 
@@ -48,6 +49,25 @@ def _remembering(include):
 # Each check of a value under tracing asks it of each frame of the stack, 35 times the file system: a tenth of the time.
 if hasattr(traceback_util, "include_filename") and hasattr(traceback_util, "_exclude_paths"):
     traceback_util.include_filename = _remembering(traceback_util.include_filename)
+
+
+def _of_equal_signatures(make):
+    """A maker of checkers that makes those of a function once, however often the function is defined."""
+    kept = functools.cache(make)
+
+    def making(*args, **keywords):
+        try:
+            return kept(*args, **keywords)
+        except TypeError:  # a default that cannot be compared
+            return make(*args, **keywords)
+
+    return making
+
+
+# A function inside another is defined anew by each call, and its checkers of arguments and results with it.
+for _name in ("_make_fn_with_signature", "_apply_typechecker"):
+    if hasattr(_decorator, _name):
+        setattr(_decorator, _name, _of_equal_signatures(getattr(_decorator, _name)))
 
 
 def freeze():

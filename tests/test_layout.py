@@ -7,6 +7,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import beartype
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -116,3 +117,25 @@ def test_a_wrong_rank_is_refused():
             jnp.ones(8) / 4,
             jnp.ones((2, 2)),
         )
+
+
+@pytest.mark.parametrize("kind", [int, float])
+def test_a_function_defined_again_is_checked_as_before(kind):
+    """Its checkers are made once (quick.py), and those of another annotation are others."""
+
+    def make(kept):
+        @jaxtyping.jaxtyped(typechecker=beartype.beartype)
+        def scaled(x: jaxtyping.Float[jax.Array, " n"], by: kind = kept) -> jaxtyping.Float[jax.Array, " n"]:
+            return x * by if by else x[1:]
+
+        return scaled
+
+    for default in (kind(2), kind(3)):
+        scaled = make(default)
+        assert jnp.array_equal(scaled(jnp.ones(3)), jnp.full(3, float(default)))
+        other = {int: 2.5, float: "2"}[kind]
+        for wrong in ((jnp.ones((3, 3)),), (jnp.ones(3), other)):
+            with pytest.raises(jaxtyping.TypeCheckError, match="parameters"):
+                scaled(*wrong)
+        with pytest.raises(jaxtyping.TypeCheckError, match="return value"):
+            scaled(jnp.ones(3), kind(0))
