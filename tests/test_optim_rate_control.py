@@ -13,6 +13,7 @@ import pytest
 from optimizers import RATE
 
 import rxjax as rx
+from rxjax.optim._adam import scale_by_adam
 
 
 def noisy_run(optimizer, start, hessian, steps, noise=1.0, dtype=jnp.float64, scale=1.0):
@@ -157,13 +158,37 @@ def test_the_size_of_the_loss_hardly_changes_adam():
 
 def test_rate_adamw_looks_ahead_unless_told_not_to():
     """The rate controller over the AdamW of optax, with Nesterov momentum by default."""
-    run = lambda optimizer: noisy_run(optimizer, np.ones(8), np.linspace(0.1, 2, 8), 40, dtype=jnp.float32)[0]
+    run = lambda optimizer: noisy_run(optimizer, np.ones(8), np.linspace(0.1, 2, 8), 40)[0]
     base = functools.partial(optax.adamw, 1.0, weight_decay=1e-4)
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam counts its steps in integers
         ahead, plain = (run(RATE.rate_control(base(nesterov=x), 100)) for x in (True, False))
-        np.testing.assert_allclose(run(RATE.rate_adamw(100)), ahead, rtol=1e-6)
-        np.testing.assert_allclose(run(RATE.rate_adamw(100, nesterov=False)), plain, rtol=1e-6)
+        np.testing.assert_allclose(run(RATE.rate_adamw(100)), ahead, rtol=1e-10)
+        np.testing.assert_allclose(run(RATE.rate_adamw(100, nesterov=False)), plain, rtol=1e-10)
     assert not np.allclose(ahead, plain, rtol=1e-3)
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.complex128])
+def test_the_direction_of_adam_is_that_of_optax(dtype, nesterov):
+    """To a few roundings, small and large numbers and zeros among them; the state is the same to the bit."""
+    random = np.random.default_rng(0)
+    params, settings = np.zeros(40, dtype), (0.8, 0.99, 1e-7)
+    ours, theirs = scale_by_adam(*settings, nesterov), optax.scale_by_adam(*settings, nesterov=nesterov)
+    state: Any = ours.init(params)
+    other: Any = state
+    one: Any
+    two: Any
+    scale = np.where(np.arange(40) % 5, np.logspace(-12, 8, 40), 0)
+    for _ in range(30):
+        parts = random.standard_normal((2, 40)) * scale
+        gradient = jnp.asarray(parts[0] + 1j * parts[1] if np.iscomplexobj(params) else parts[0], dtype)
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam counts its steps in integers
+            one, state = ours.update(gradient, state)
+            two, other = theirs.update(gradient, other)
+        assert one.dtype == dtype
+        # The sum of momentum and gradient may cancel.
+        np.testing.assert_allclose(one, two, rtol=8 * np.finfo(dtype).eps, atol=4 * np.finfo(dtype).eps)
+        jax.tree.map(np.testing.assert_array_equal, state, other)
 
 
 def test_the_schedule_is_the_same_controller():

@@ -67,6 +67,15 @@ def test_inner_products_of_many_pairs_are_those_of_one():
     assert inners([((), ()), ((), ())], jnp.float32) == [0, 0]
 
 
+def test_inner_products_of_many_pairs_are_differentiated_twice():
+    """Those of a leaf that is read once for all pairs: JAX's own rule for such a sum works once."""
+    x, y = jnp.asarray(np.random.default_rng(2).standard_normal((2, 64, 32)))
+    value = lambda x: inners([([x], [y]), ([x], [x]), ([y], [y])], jnp.float64)[1]
+    first, second = compiled(lambda x, y: jax.jvp(jax.grad(value), (x,), (y,)))(x, y)
+    np.testing.assert_allclose(first, 2 * x)
+    np.testing.assert_allclose(second, 2 * y)
+
+
 def test_a_state_is_replaced_unless_the_condition_holds():
     new = {"x": jnp.arange(3.0), "count": jnp.array(4)}
     old = {"x": -jnp.arange(3.0), "count": jnp.array(3)}

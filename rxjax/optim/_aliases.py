@@ -5,6 +5,7 @@ from typing import Any
 import optax
 from jaxtyping import Array, ArrayLike
 
+from ._adam import scale_by_adam
 from ._rate_control import rate_control
 
 
@@ -38,7 +39,8 @@ def rate_adamw(
 
     ```
     """
-    base = optax.adamw(1.0, b1, b2, eps, weight_decay=weight_decay, mask=mask, nesterov=nesterov)
+    parts = scale_by_adam(b1, b2, eps, nesterov), optax.add_decayed_weights(weight_decay, mask), optax.scale(-1.0)
+    base = optax.chain(*parts)
     return rate_control(base, total_steps, target=target, recompute=True)
 
 

@@ -171,7 +171,7 @@ def control(settings: Settings, state: ControllerState, sums: Sums) -> Controlle
     t = state.steps
     steps = t.astype(dtype)
     w = window_length(settings, state)
-    gradient, displacement, update = (jnp.sqrt(x) for x in (sums.gradient, sums.displacement, sums.update))
+    gradient, displacement, update, length = jnp.sqrt(jnp.stack(sums[1:5]))
     work = -sums.gradient_displacement
     decay = jnp.asarray(settings.decay, dtype)
     # Both averages start at zero: their ratio is that of averages without bias from the first step on.
@@ -182,7 +182,8 @@ def control(settings: Settings, state: ControllerState, sums: Sums) -> Controlle
     controlled = state.phase == CONTROLLED
     hit = controlled | ((gauge < 0) & (t > 4))
     if settings.learning_rate is None:
-        rate = _next_rate(settings, state, sums, update, gauge, controlled, hit)
+        radius = jnp.maximum(length, jnp.asarray(settings.scale_floor).astype(dtype) * sums.size**0.5)
+        rate = _next_rate(settings, state, radius, update, gauge, controlled, hit)
     else:
         given = settings.learning_rate
         rate = jnp.asarray(given(t) if callable(given) else given).astype(dtype)
@@ -208,11 +209,17 @@ def control(settings: Settings, state: ControllerState, sums: Sums) -> Controlle
 
 
 def _next_rate(
-    settings: Settings, state: ControllerState, sums: Sums, update: Array, gauge: Array, controlled: Array, hit: Array
+    settings: Settings,
+    state: ControllerState,
+    radius: Array,
+    update: Array,
+    gauge: Array,
+    controlled: Array,
+    hit: Array,
 ) -> Array:
     """The controlled rate: started, moved by the gauge, kept in the trust region, backed off once."""
     dtype = update.dtype
-    target, growth, backoff, trust, initial, leap, floor = (
+    target, growth, backoff, trust, initial, leap = (
         jnp.asarray(x).astype(dtype)
         for x in (
             settings.target,
@@ -221,12 +228,10 @@ def _next_rate(
             settings.trust,
             settings.initial_step,
             settings.leap,
-            settings.scale_floor,
         )
     )
     steps = state.steps.astype(dtype)
-    # max(rms(theta), floor) sqrt(d) over |u|: the rate at which one step is as long as the parameters.
-    radius = jnp.maximum(jnp.sqrt(sums.params), floor * sums.size**0.5)
+    # The radius is max(rms(theta), floor) sqrt(d); over |u|, the rate at which one step is as long as the parameters.
     moves = update > 0
     whole = radius / jnp.where(moves, update, 1)
     gain = jnp.where(hit, jnp.minimum(growth, 2 / (steps + 1)), growth)

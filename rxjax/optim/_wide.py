@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 from .._arrays import summation_dtype
 
 # Measured best for float32 on one core: below _SMALL lanes added up, from _CACHED on rows, or slabs read once.
-_SMALL, _CACHED, _SLABS, _LANES, _FOLDS = 1024, 2**15, 8, 64, 4
+_SMALL, _CACHED, _SLABS, _LANES, _FOLDS, _BLOCK = 1024, 2**15, 8, 64, 4, 16
 
 
 def wide_dtype(dtype: Any) -> Any:
@@ -77,11 +77,36 @@ def inners(pairs: list[tuple[PyTree, PyTree]], dtype: Any) -> list[Any]:
 def _sums_on_a_cpu(products: list[list[tuple[Array, Array]]], dtype: Any) -> list[Array]:
     """Every product of two arrays as one row of numbers, rows added leaf by leaf, and the rows of all pairs at once."""
     fence = jax.lax.optimization_barrier
-    rows = [functools.reduce(jnp.add, [_row_of_sums(x, y).astype(dtype) for x, y in each]) for each in products]
+    by_leaf = [_rows_of_sums(list(leaf)) for leaf in zip(*products, strict=True)]
+    rows = [functools.reduce(jnp.add, [row.astype(dtype) for row in each]) for each in zip(*by_leaf, strict=True)]
     # In two steps, each too short for XLA to split it again.
     parts = jnp.sum(fence(jnp.stack(rows)).reshape(len(rows), _FOLDS, -1), 1)
     total = jnp.sum(fence(parts), 1)
     return [total[i] for i in range(len(rows))]
+
+
+def _rows_of_sums(leaf: list[tuple[Array, Array]]) -> list[Array]:
+    """For each product its row, those of a leaf of middling size by one sum that reads every array once."""
+    x = leaf[0][0]
+    if x.size < _SMALL or x.size >= _CACHED or x.size % _LANES or jax.device_count() > 1:
+        return [_row_of_sums(x, y) for x, y in leaf]
+    # Blocks that XLA adds in parallel, short enough to be unrolled.
+    shape = -1, math.gcd(x.size // _LANES, _BLOCK), _LANES
+    products = [(x * y).reshape(shape) for x, y in leaf]
+    return [_folded(part) for part in jax.lax.optimization_barrier(_sums_at_once(products))]
+
+
+@jax.custom_jvp
+def _sums_at_once(arrays: list[Array]) -> list[Array]:
+    """The sums over the middle axis of arrays of one shape, in one pass over what they are computed from."""
+    zeros = [jnp.zeros((), x.dtype) for x in arrays]
+    return jax.lax.reduce(arrays, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], (1,))
+
+
+@_sums_at_once.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple:
+    """JAX differentiates such a sum only once."""
+    return _sums_at_once(*primals), [jnp.sum(t, 1) for t in tangents[0]]
 
 
 def _row_of_sums(x: Array, y: Array) -> Array:
@@ -96,8 +121,6 @@ def _row_of_sums(x: Array, y: Array) -> Array:
         return _folded(x * y)
     if _has_rows(x):
         return _folded(fence(jnp.sum(fence(_row_major(x) * _row_major(y)), 1)))
-    if x.size < _CACHED and x.size % _LANES == 0 and alone:
-        return _summed_in_lanes(fence((x * y).reshape(-1)))
     if x.size < _SMALL or x.size % _SLABS:
         return _folded(jnp.sum(x * y))
     z = (x * y).reshape(_SLABS, -1)
@@ -110,12 +133,6 @@ def _folded(x: Array) -> Array:
     if x.size > _SMALL:
         return jax.lax.optimization_barrier(jnp.sum(x, 0))
     return functools.reduce(jnp.add, [x[i] for i in range(len(x))])
-
-
-def _summed_in_lanes(x: Array) -> Array:
-    """The same for an array of any length that `_LANES` divides: blocks that XLA adds in parallel, then these."""
-    block = math.gcd(x.size // _LANES, 32)
-    return _folded(jax.lax.optimization_barrier(jnp.sum(x.reshape(-1, block, _LANES), 1)))
 
 
 def _has_rows(x: Array) -> bool:
