@@ -69,8 +69,9 @@ class Iteration(AbstractFactorization):
 
     Every other cell, along one axis after the other, becomes a cell of a coarser grid; those left out are eliminated
     along that axis, so that the ways between the others are resistances in series.  With a potential conjugate
-    gradients in the inner product of its Gibbs law solve for functions (passage times, committors); else generalised
-    conjugate residuals.  Ten to thirty cycles, at any number of cells.
+    gradients solve, for functions (passage times, committors) in the inner product of its Gibbs law, for densities in
+    that of its inverse; generalised conjugate residuals where there is none, or where it spans more than numbers do and
+    fifty cycles were not enough.  Ten to thirty cycles, at any number of cells.
 
     **Arguments:**
 
@@ -80,8 +81,8 @@ class Iteration(AbstractFactorization):
     - `max_steps`: cycles.
 
     **Good values:** the defaults.  **How it fails:** barriers beyond some 35 kT with a potential, 10 to 20 kT without
-    one, diffusion along a diagonal, and long chains of edges are slow or not solved; a solve that is not solved is not
-    finite, and verbs then end with `RESULTS.unsolved`.
+    one, narrow valleys aslant to the axes, diffusion along a diagonal, and long chains of edges are slow or not solved;
+    a solve that is not solved is not finite, and verbs then end with `RESULTS.unsolved`.
 
     ??? cite "References"
 

@@ -1,9 +1,10 @@
 """Solves by iteration, where elimination is out of reach or slower."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from .._elimination import AbstractElimination
@@ -17,16 +18,19 @@ from ._levels import grid_levels
 
 # How well the occupation that weighs functions is known.
 _ROUGH = 1e-2
+# Cycles of conjugate gradients for densities before minimal residuals, where weights span more than numbers do.
+_TRIED = 50
 
 
 class IterativeElimination(AbstractElimination):
     """Conjugate directions preconditioned by one cycle of multigrid, or by the diagonal.
 
-    - `weight`: of each state in the inner product for functions: where the process spends its time.
+    - `log_weight`: of each state in the inner product for functions: where the process spends its time.  With detailed
+        balance densities have the inverse weight.
     """
 
     approximation: AbstractApproximation
-    weight: Float[Array, "*shape"]
+    log_weight: Float[Array, "*shape"]
     tol: Float[Array, ""]
     max_steps: int = eqx.field(static=True)
     symmetric: bool = eqx.field(static=True)
@@ -47,33 +51,62 @@ class IterativeElimination(AbstractElimination):
         self.symmetric = isinstance(generator, FokkerPlanck) and generator.log_gibbs is not None
         if isinstance(generator, FokkerPlanck) and generator.log_gibbs is not None:
             likely = jnp.where(keep, generator.log_gibbs, -jnp.inf)
-            self.weight = jnp.exp(likely - jnp.max(likely))
+            self.log_weight = likely - jnp.max(likely)
         else:
             even = jnp.where(keep, jnp.ones_like(loss), 0)
-            spent, _ = self._iterate(even, False, jnp.ones_like(loss), jnp.asarray(_ROUGH, loss.dtype))
+            spent, _ = self._residuals(even, False, jnp.ones_like(loss), jnp.asarray(_ROUGH, loss.dtype))
             spent = jnp.abs(spent) / jnp.max(jnp.abs(spent))
-            self.weight = jnp.where(jnp.isfinite(spent), spent, 1) ** 2
+            self.log_weight = 2 * jnp.log(jnp.where(jnp.isfinite(spent), spent, 1))
 
     def solve(self, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        x, found = self._iterate(b, False, jnp.ones_like(b), self.tol)
+        residuals = lambda: self._residuals(b, False, jnp.ones_like(b), self.tol)
+        if self.symmetric:
+            x, found = self._balanced(b)
+            x, found = lax.cond(found, lambda: (x, found), residuals)
+        else:
+            x, found = residuals()
         return jnp.where(found, x, jnp.nan)
 
     def transpose_solve(self, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        x, found = self._iterate(b, True, self.weight, self.tol)
+        weight = jnp.exp(self.log_weight)
+        if self.symmetric:
+            x, found = self._gradients(b, True, _within(b), weight, self.max_steps)
+        else:
+            x, found = self._residuals(b, True, weight, self.tol)
         return jnp.where(found, x, jnp.nan)
 
-    def _iterate(self, b: Array, backward: bool, weight: Array, tol: Array) -> tuple[Array, Array]:
-        apply = lambda x: self.approximation.apply(x, backward)
-        cycle = lambda r: self.approximation.cycle(r, backward)
-        if backward and self.symmetric:
-            return conjugate_gradients(apply, cycle, _within(b), weight, b, tol, max_steps=self.max_steps)
+    def _balanced(self, b: Array) -> tuple[Array, Array]:
+        """A density, by detailed balance: symmetric in the inverse weight, as far as numbers reach."""
+        reach = 600 if b.dtype == jnp.float64 else 60
+        height = jnp.where(jnp.isfinite(self.log_weight), -self.log_weight, 0)
+        weight = jnp.exp(jnp.minimum(height, reach) - reach / 2)
+        most = jnp.where(jnp.max(height) <= reach, self.max_steps, min(self.max_steps, _TRIED))
+        size = jnp.max(jnp.abs(b))
+        size = jnp.where(size > 0, size, 1)
+        x, found = self._gradients(b / size, False, _within_total, weight, most)
+        return x * size, found
+
+    def _gradients(self, b: Array, backward: bool, within: Any, weight: Array, most: Any) -> tuple[Array, Array]:
+        apply, cycle = self._directed(backward)
+        return conjugate_gradients(apply, cycle, within, weight, b, self.tol, max_steps=most)
+
+    def _residuals(self, b: Array, backward: bool, weight: Array, tol: Array) -> tuple[Array, Array]:
+        apply, cycle = self._directed(backward)
         error = _backward_error(b) if backward else _forward_error
         return minimal_residuals(apply, cycle, error, weight, b, tol, max_steps=self.max_steps)
+
+    def _directed(self, backward: bool):
+        return lambda x: self.approximation.apply(x, backward), lambda r: self.approximation.cycle(r, backward)
 
 
 def _forward_error(missing: Array, x: Array) -> Array:
     """Of densities: in the sum of absolute values."""
     return _ratio(jnp.sum(jnp.abs(missing)), jnp.sum(jnp.abs(x)))
+
+
+def _within_total(missing: Array, x: Array, tol: Array) -> Array:
+    """Whether that error is at most `tol`."""
+    return jnp.sum(jnp.abs(missing)) <= tol * jnp.sum(jnp.abs(x))
 
 
 def _backward_error(b: Array):

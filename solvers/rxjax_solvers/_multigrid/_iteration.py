@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 Operator = Callable[[Array], Array]
 
@@ -36,7 +36,7 @@ def conjugate_gradients(
     b: Float[Array, "*shape"],
     tol: Float[Array, ""],
     *,
-    max_steps: int,
+    max_steps: Int[ArrayLike, ""],
 ) -> tuple[Float[Array, "*shape"], Bool[Array, ""]]:
     """`x` with `apply(x) = b`, and whether it was found; `apply` is symmetric in the inner product with `weight`.
 
@@ -49,7 +49,9 @@ def conjugate_gradients(
         near = within(missing, s.x, jnp.where(s.fresh, tol, tol / 2))
         found = s.fresh & near
         image = apply(missing)
-        along = jnp.where(s.norm > 0, _total(weight * s.p * image) / jnp.where(s.norm > 0, s.norm, 1), 0)
+        # A residual computed afresh holds rounding that the directions so far know nothing of.
+        follow = (s.norm > 0) & ~s.fresh
+        along = jnp.where(follow, _total(weight * s.p * image) / jnp.where(follow, s.norm, 1), 0)
         p, image = missing - along * s.p, image - along * s.image
         norm = _total(weight * p * image)
         length = _total(weight * p * s.residual) / jnp.where(norm > 0, norm, 1)

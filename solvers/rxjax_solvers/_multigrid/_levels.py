@@ -18,7 +18,7 @@ from ._approximation import AbstractApproximation
 from ._halving import Chain, Halving, Offset, evened, halve, joined, parted
 
 # Grids of so many cells are solved as a full matrix.
-_COARSEST = 64
+_COARSEST = 144
 # Sweeps over either colour before and after the coarser grids.
 _SWEEPS = 2
 
