@@ -54,17 +54,20 @@ class IterativeElimination(AbstractElimination):
             self.log_weight = likely - jnp.max(likely)
         else:
             even = jnp.where(keep, jnp.ones_like(loss), 0)
-            spent, _ = self._residuals(even, False, jnp.ones_like(loss), jnp.asarray(_ROUGH, loss.dtype))
+            rough = jnp.asarray(_ROUGH, loss.dtype)
+            spent, _ = self._residuals(even, False, jnp.ones_like(loss), rough, max_steps)
             spent = jnp.abs(spent) / jnp.max(jnp.abs(spent))
             self.log_weight = 2 * jnp.log(jnp.where(jnp.isfinite(spent), spent, 1))
 
     def solve(self, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        residuals = lambda: self._residuals(b, False, jnp.ones_like(b), self.tol)
+        residuals = lambda most: self._residuals(b, False, jnp.ones_like(b), self.tol, most)
         if self.symmetric:
             x, found = self._balanced(b)
-            x, found = lax.cond(found, lambda: (x, found), residuals)
+            # Under `vmap` both sides are computed, the second in no step where the first has found all.
+            most = jnp.where(found, 0, self.max_steps)
+            x, found = lax.cond(found, lambda _: (x, found), residuals, most)
         else:
-            x, found = residuals()
+            x, found = residuals(self.max_steps)
         return jnp.where(found, x, jnp.nan)
 
     def transpose_solve(self, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -72,7 +75,7 @@ class IterativeElimination(AbstractElimination):
         if self.symmetric:
             x, found = self._gradients(b, True, _within(b), weight, self.max_steps)
         else:
-            x, found = self._residuals(b, True, weight, self.tol)
+            x, found = self._residuals(b, True, weight, self.tol, self.max_steps)
         return jnp.where(found, x, jnp.nan)
 
     def _balanced(self, b: Array) -> tuple[Array, Array]:
@@ -90,10 +93,10 @@ class IterativeElimination(AbstractElimination):
         apply, cycle = self._directed(backward)
         return conjugate_gradients(apply, cycle, within, weight, b, self.tol, max_steps=most)
 
-    def _residuals(self, b: Array, backward: bool, weight: Array, tol: Array) -> tuple[Array, Array]:
+    def _residuals(self, b: Array, backward: bool, weight: Array, tol: Array, most: Any) -> tuple[Array, Array]:
         apply, cycle = self._directed(backward)
         error = _backward_error(b) if backward else _forward_error
-        return minimal_residuals(apply, cycle, error, weight, b, tol, max_steps=self.max_steps)
+        return minimal_residuals(apply, cycle, error, weight, b, tol, max_steps=most)
 
     def _directed(self, backward: bool):
         return lambda x: self.approximation.apply(x, backward), lambda r: self.approximation.cycle(r, backward)

@@ -105,7 +105,7 @@ def minimal_residuals(
     b: Float[Array, "*shape"],
     tol: Float[Array, ""],
     *,
-    max_steps: int,
+    max_steps: Int[ArrayLike, ""],
 ) -> tuple[Float[Array, "*shape"], Bool[Array, ""]]:
     """`x` with `apply(x) = b`, and whether it was found.
 
