@@ -107,7 +107,7 @@ def test_a_stop_on_an_odd_ring_changes_nothing():
 
 
 def tilted(theta):
-    return (theta[0] ** 2 - 1) ** 2 + 20 * (theta[1] - 0.3 * theta[0]) ** 2
+    return (theta[0] ** 2 - 1) ** 2 + 20 * (theta[1] - 0.2 * theta[0]) ** 2
 
 
 def test_densities_by_detailed_balance_and_without():
