@@ -20,11 +20,8 @@ _FLAGS = os.environ.get("XLA_FLAGS", "")
 
 # How much of XLA's optimisations: what compiles soonest, what compiles and then runs soonest, and what users have.
 _PARTS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-# These look into each loop again for each loop around it: four tenths of compiling a solver's derivative.
-_LOOPS = ["simplify-while-loops", "while-loop-invariant-code-motion", "while-loop-constant-sinking"]
-_LOOPS += ["while-loop-trip-count-annotator"]
 _LEVELS = {
-    "none": f"{_PARTS} --xla_disable_hlo_passes={','.join(_LOOPS)}",
+    "none": _PARTS,
     "some": f"{_PARTS} --xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true",
     "all": "--xla_cpu_use_fusion_emitters=true --xla_cpu_parallel_codegen_split_count=32",
 }
