@@ -80,6 +80,7 @@ class IterativeElimination(AbstractElimination):
 
     def _balanced(self, b: Array) -> tuple[Array, Array]:
         """A density, by detailed balance: symmetric in the inverse weight, as far as numbers reach."""
+        # Logarithms of weights, centred, so that with products of two densities they stay numbers.
         reach = 600 if b.dtype == jnp.float64 else 60
         height = jnp.where(jnp.isfinite(self.log_weight), -self.log_weight, 0)
         weight = jnp.exp(jnp.minimum(height, reach) - reach / 2)
