@@ -10,7 +10,11 @@ def scale_by_adam(b1: ArrayLike, b2: ArrayLike, eps: ArrayLike, nesterov: bool) 
     """`optax.scale_by_adam` with the corrections for bias applied to scalars: the same state, to the bit.
 
     With `r = sqrt(1 - b2^t)`, both sides of optax's quotient are multiplied by it: `eps` and the weights of momentum
-    and gradient take the factors that moments were divided by.
+    and gradient take the factors that moments were divided by.  Arguments as there.
+
+    ??? cite "References"
+
+        D. P. Kingma and J. Ba, ICLR 2015, section 2.  T. Dozat, ICLR 2016 workshop (Nesterov momentum).
     """
     like = optax.scale_by_adam(b1, b2, eps, nesterov=nesterov)
 

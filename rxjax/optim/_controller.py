@@ -171,7 +171,8 @@ def control(settings: Settings, state: ControllerState, sums: Sums) -> Controlle
     t = state.steps
     steps = t.astype(dtype)
     w = window_length(settings, state)
-    gradient, displacement, update, length = jnp.sqrt(jnp.stack(sums[1:5]))
+    squares = jnp.stack([sums.gradient, sums.displacement, sums.update, sums.params])
+    gradient, displacement, update, length = jnp.sqrt(squares)
     work = -sums.gradient_displacement
     decay = jnp.asarray(settings.decay, dtype)
     # Both averages start at zero: their ratio is that of averages without bias from the first step on.

@@ -87,7 +87,8 @@ class IterativeElimination(AbstractElimination):
         most = jnp.where(jnp.max(height) <= reach, self.max_steps, min(self.max_steps, _TRIED))
         size = jnp.max(jnp.abs(b))
         size = jnp.where(size > 0, size, 1)
-        x, found = self._gradients(b / size, False, _within_total, weight, most)
+        within = lambda missing, x, tol: _forward_error(missing, x) <= tol
+        x, found = self._gradients(b / size, False, within, weight, most)
         return x * size, found
 
     def _gradients(self, b: Array, backward: bool, within: Any, weight: Array, most: Any) -> tuple[Array, Array]:
@@ -106,11 +107,6 @@ class IterativeElimination(AbstractElimination):
 def _forward_error(missing: Array, x: Array) -> Array:
     """Of densities: in the sum of absolute values."""
     return _ratio(jnp.sum(jnp.abs(missing)), jnp.sum(jnp.abs(x)))
-
-
-def _within_total(missing: Array, x: Array, tol: Array) -> Array:
-    """Whether that error is at most `tol`."""
-    return jnp.sum(jnp.abs(missing)) <= tol * jnp.sum(jnp.abs(x))
 
 
 def _backward_error(b: Array):
