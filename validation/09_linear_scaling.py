@@ -60,8 +60,8 @@ def run(study):
         ratios.append(value / base)
         errors.append(ratios[-1] * np.hypot(error / value, base_error / base) if size > BASE else 0)
         if size > BASE:
-            setting = f"digits network, excess loss at B = {size} over that at B = {BASE}, eta h = {eta_h:.2g}"
-            row = dict(predicted=1.0, measured=ratios[-1], error=errors[-1], tolerance=0.1)
+            setting = f"digits network, excess loss at B = {size} over that at B = {BASE}"
+            row = dict(predicted=1.0, measured=ratios[-1], error=errors[-1], tolerance=0.1, besides={"eta h": eta_h})
             study.row(r"$T = (\eta/2)\,\mathrm{tr}\,\Sigma_1/B$", "framework", setting, **row)
     generator = np.random.default_rng(9)
     small, small_error = finite_set(0.02, 8, generator)

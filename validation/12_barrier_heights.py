@@ -52,11 +52,11 @@ def run(study):
     ):
         heights = np.concatenate(groups)
         measured, error = spread(groups)
-        setting = f"{words}, {heights.size} barriers, standard deviation / mean"
-        study.row(NAME, "framework", setting, predicted=1.0, measured=measured, error=error)
+        row = dict(predicted=1.0, measured=measured, error=error, besides={"barriers": heights.size})
+        study.row(NAME, "framework", f"{words}, standard deviation / mean", **row)
         fitted = rx.fit_barrier_distribution(heights, samples=1000)
-        setting = f"{words}, p-value {float(fitted.p_value):.2g}, above 0.01"
-        study.row(NAME, "framework", setting, predicted=1.0, measured=float(fitted.p_value > 0.01))
+        row = dict(predicted=1.0, measured=float(fitted.p_value > 0.01), besides={"p-value": fitted.p_value})
+        study.row(NAME, "framework", f"{words}, p-value above 0.01", **row)
         scale = float(fitted.scale)
         x = np.sort(heights / scale)
         ax.semilogy(x, 1 - (np.arange(x.size) + 0.5) / x.size, ".", ms=3)

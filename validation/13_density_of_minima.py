@@ -70,8 +70,9 @@ def run(study):
     hits = np.bincount(which.ravel(), weights=c)
     drawn = np.repeat(e[first], hits.astype(int))
     measured, error = mean_of(drawn)
-    setting = f"tanh network, {len(first)} distinct minima, mean loss where {drawn.size} descents end"
-    study.row(name, "framework", setting, predicted=e[first].mean(), measured=measured, error=error)
+    setting = "tanh network, mean loss of the minima where descents end"
+    row = dict(predicted=e[first].mean(), measured=measured, error=error)
+    study.row(name, "framework", setting, besides={"distinct minima": len(first), "descents": drawn.size}, **row)
 
     axes = study.figure(2)
     edges = np.linspace(-3, 1.5, 19)

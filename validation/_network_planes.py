@@ -90,12 +90,13 @@ def compare(study, kinds):
         for kind, block in (("wasserstein", 1), ("l1", 4)):
             distance = rx.planes.density_distance(p, grid, real.coordinates[-1], kind=kind, block=block)
             # Both from 1 for densities that cannot be told apart down to 0.
-            unit, name_of = (float(spread.mean()), "spreads") if kind == "wasserstein" else (2.0, "of 2")
+            unit, share = (float(spread.mean()), "in spreads") if kind == "wasserstein" else (2.0, "halved")
             value, floor = float(distance.value), float(distance.floor)
             error = np.hypot(distance.standard_error, distance.floor_error) / unit
-            shown = [x / unit if kind == "wasserstein" else x for x in (value, floor)]
-            words = f"{setting}, 1 - {kind} distance beyond its floor ({shown[0]:.2g}, floor {shown[1]:.2g} {name_of})"
-            row = dict(predicted=1.0, measured=1 - (value - floor) / unit, error=error)
+            shown = unit if kind == "wasserstein" else 1.0
+            words = f"{setting}, 1 - {kind} distance beyond its floor, {share}"
+            besides = {"distance": value / shown, "floor": floor / shown}
+            row = dict(predicted=1.0, measured=1 - (value - floor) / unit, error=error, besides=besides)
             study.row(FLOW, "Fokker–Planck, Itô", words, **row)
         variances = np.asarray(grid.integrate(p * jnp.moveaxis(grid.points, -1, 0) ** 2))
         total = np.sum(ends**2, axis=1)
@@ -107,8 +108,9 @@ def compare(study, kinds):
         tau = rx.solvers.mean_first_passage_time(generator, lambda x, edge=edge: jnp.sum(x**2) >= edge**2)
         middle = slice(CELLS // 2 - 1, CELLS // 2 + 1)
         exits = rx.planes.exit_time(real, lambda x, radius=radius: jnp.sum(x**2) < radius**2)
-        words = f"{name}, mean exit time from 1.5 spreads, {int(exits.exited)} of {RUNS} left"
-        row = dict(measured=exits.value, error=exits.standard_error, tolerance=0.1)
+        words = f"{name}, mean exit time from 1.5 spreads, {RUNS} runs"
+        left = {"runs that left": exits.exited}
+        row = dict(measured=exits.value, error=exits.standard_error, tolerance=0.1, besides=left)
         study.row(r"$-W^\top\tau = 1$", "first passage", words, predicted=tau[middle, middle].mean(), **row)
         # Lopsided, so that the answer is not one half by symmetry.
         low, high = -0.6 * float(spread[0]), 1.2 * float(spread[0])

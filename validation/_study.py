@@ -8,7 +8,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +54,7 @@ class Row(NamedTuple):
     error: float
     tolerance: float
     verdict: str
+    besides: dict[str, float]  # what else was measured, by name: a setting names what was set
 
 
 class Study:
@@ -74,11 +75,17 @@ class Study:
         measured: Any,
         error: Any = 0.0,
         tolerance: float = 0.0,
+        besides: Mapping[str, Any] | None = None,
     ) -> str:
-        """Record a comparison: `error` is one standard error of the measurement, `tolerance` a share of `predicted`."""
+        """Record a comparison: `error` is one standard error of the measurement, `tolerance` a share of `predicted`.
+
+        `setting` names what was set and nothing measured, so that it is the same on every machine; measured numbers
+        behind the row go into `besides`.
+        """
         forecast, found, bar = float(predicted), float(measured), float(error)
         outcome = verdict(forecast, found, bar, tolerance)
-        self.rows.append(Row(equation, source, setting, forecast, found, bar, tolerance, outcome))
+        others = {name: float(value) for name, value in (besides or {}).items()}
+        self.rows.append(Row(equation, source, setting, forecast, found, bar, tolerance, outcome, others))
         return outcome
 
     def figure(self, panels: int = 1) -> Any:
