@@ -14,6 +14,8 @@ from rxjax.optim._wide import in_rows, inner, inners, replace_unless, square
 # Short ones, blocks, rows (many of them too), slabs and what fits none of them.
 SHAPES = [
     (3,),
+    (257, 257),
+    (8, 4099),
     (1000,),
     (2048, 130),
     (128, 16),
@@ -59,11 +61,12 @@ def test_inner_products_of_many_pairs_are_those_of_one():
         random.standard_normal((40, 33)),
         random.standard_normal((16, 4)) + 1j * random.standard_normal((16, 4)),
     ]
-    a, b = make(), make()
+    a, b, c = make(), make(), make()
     exact = lambda a, b: sum(np.sum((np.conj(x) * y).real.astype(float)) for x, y in zip(a, b, strict=True))
-    found = compiled(lambda a, b: inners([(a, b), (a, a), (b, b)], jnp.float64))(a, b)
-    np.testing.assert_allclose(found, [exact(a, b), exact(a, a), exact(b, b)], rtol=1e-6, atol=0.1)
-    assert [x.dtype for x in found] == [jnp.float64] * 3
+    pairs = lambda a, b, c: [(a, b), (c, c), (a, a), (b, b)]
+    found = compiled(lambda *trees: inners(pairs(*trees), jnp.float64))(a, b, c)
+    np.testing.assert_allclose(found, [exact(*pair) for pair in pairs(a, b, c)], rtol=1e-6, atol=0.1)
+    assert [x.dtype for x in found] == [jnp.float64] * 4
     assert inners([((), ()), ((), ())], jnp.float32) == [0, 0]
 
 

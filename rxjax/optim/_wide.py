@@ -12,8 +12,9 @@ from jaxtyping import Array, PyTree
 
 from .._arrays import summation_dtype
 
-# Measured best for float32 on one core: below _SMALL lanes added up, from _CACHED on rows, or slabs read once.
-_SMALL, _CACHED, _SLABS, _LANES, _FOLDS, _BLOCK = 1024, 2**15, 8, 64, 4, 16
+# Measured best for float32 on one core: below _SMALL lanes added up, then blocks, _NARROW ones from _CACHED on; rows or
+# slabs where blocks do not fit.
+_SMALL, _CACHED, _SLABS, _LANES, _FOLDS, _BLOCK, _NARROW = 1024, 2**15, 8, 64, 4, 16, 16
 
 
 def wide_dtype(dtype: Any) -> Any:
@@ -71,13 +72,27 @@ def inners(pairs: list[tuple[PyTree, PyTree]], dtype: Any) -> list[Any]:
     ]
     if any(is_sharded(x) or is_sharded(y) for each in products for x, y in each):
         return plain(products)
-    return jax.lax.platform_dependent(products, cpu=lambda all: _sums_on_a_cpu(all, dtype), default=plain)
+    # Told here, since a branch by platform sees one array in two places as two.
+    groups = _sharing(pairs)
+    return jax.lax.platform_dependent(products, cpu=lambda all: _sums_on_a_cpu(all, groups, dtype), default=plain)
 
 
-def _sums_on_a_cpu(products: list[list[tuple[Array, Array]]], dtype: Any) -> list[Array]:
+def _sharing(pairs: list[tuple[PyTree, PyTree]]) -> list[list[int]]:
+    """The numbers of the pairs, those with a tree in common together."""
+    groups: list[list[int]] = []
+    for i, pair in enumerate(pairs):
+        known = [group for group in groups if any(a is b for j in group for a in pairs[j] for b in pair)]
+        if known:
+            known[0].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
+def _sums_on_a_cpu(products: list[list[tuple[Array, Array]]], groups: list[list[int]], dtype: Any) -> list[Array]:
     """Every product of two arrays as one row of numbers, rows added leaf by leaf, and the rows of all pairs at once."""
     fence = jax.lax.optimization_barrier
-    by_leaf = [_rows_of_sums(list(leaf)) for leaf in zip(*products, strict=True)]
+    by_leaf = [_rows_of_sums(list(leaf), groups) for leaf in zip(*products, strict=True)]
     rows = [functools.reduce(jnp.add, [row.astype(dtype) for row in each]) for each in zip(*by_leaf, strict=True)]
     # In two steps, each too short for XLA to split it again.
     parts = jnp.sum(fence(jnp.stack(rows)).reshape(len(rows), _FOLDS, -1), 1)
@@ -85,15 +100,33 @@ def _sums_on_a_cpu(products: list[list[tuple[Array, Array]]], dtype: Any) -> lis
     return [total[i] for i in range(len(rows))]
 
 
-def _rows_of_sums(leaf: list[tuple[Array, Array]]) -> list[Array]:
-    """For each product its row, those of a leaf of middling size by one sum that reads every array once."""
-    x = leaf[0][0]
-    if x.size < _SMALL or x.size >= _CACHED or x.size % _LANES or jax.device_count() > 1:
+def _rows_of_sums(leaf: list[tuple[Array, Array]], groups: list[list[int]]) -> list[Array]:
+    """For each product its row: all by one sum if the leaf stays in the cache, else those that share an array."""
+    n = leaf[0][0].size
+    if n < _SMALL or jax.device_count() > 1:
         return [_row_of_sums(x, y) for x, y in leaf]
-    # Blocks that XLA adds in parallel, short enough to be unrolled.
-    shape = -1, math.gcd(x.size // _LANES, _BLOCK), _LANES
-    products = [(x * y).reshape(shape) for x, y in leaf]
-    return [_folded(part) for part in jax.lax.optimization_barrier(_sums_at_once(products))]
+    if n < _CACHED and n % _LANES == 0:
+        return _sums_of_blocks(leaf, (-1, math.gcd(n // _LANES, _BLOCK), _LANES))
+    block = next((b for b in range(_BLOCK, _BLOCK // 2, -1) if n % (2 * b * _NARROW) == 0), 0)
+    if n < _CACHED or not block:
+        return [_row_of_sums(x, y) for x, y in leaf]
+    rows: dict[int, Array] = {}
+    for group in groups:
+        some = [leaf[i] for i in group]
+        if _has_rows(some[0][0]):
+            some = [(_row_major(x), _row_major(y)) for x, y in some]
+        rows |= zip(group, _sums_of_blocks(some, (-1, block, _NARROW)), strict=True)
+    return [rows[i] for i in range(len(leaf))]
+
+
+def _sums_of_blocks(products: list[tuple[Array, Array]], shape: tuple[int, int, int]) -> list[Array]:
+    """For each product its row, by blocks that XLA adds in parallel, short enough to be unrolled."""
+    if len(products) == 1 and shape[-1] == _NARROW:
+        # XLA takes a sum of several numbers as it is, and divides a sum of one at will: the two halves are two.
+        x, y = (z.reshape(2, *shape) for z in products[0])
+        return [functools.reduce(jnp.add, _sums_of_blocks([(x[0], y[0]), (x[1], y[1])], shape))]
+    parts = _sums_at_once([(x * y).reshape(shape) for x, y in products])
+    return [_folded(part) for part in jax.lax.optimization_barrier(parts)]
 
 
 @jax.custom_jvp
