@@ -1,14 +1,14 @@
 """The framework's optimal learning rate as it stands: an integral over updates, maximised over the rate (row 16)."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
-from rxjax_solvers._checks import finite, one_of, positive, require
+from rxjax_solvers._checks import finite, non_negative, one_of, positive, require
 
 from ._arrays import real_array, real_arrays
 from ._maximise import derivatives, maximise
@@ -125,15 +125,55 @@ def optimal_learning_rate_integral(
     lower = positive(lower, "bounds")
     upper = require(positive(upper, "bounds"), "bounds", "ascend", [(upper <= lower, "does not")])
     here = finite(jnp.asarray(loss(theta)), "loss", "It is evaluated at `theta`.")
+    if rate_law is not None:
+        # Refused here, where the values are known.
+        k = positive(k, "k")
+        if not callable(temperature):
+            assert temperature is not None
+            temperature = non_negative(temperature, "temperature")
+    chosen = _Nodes(method, num_samples, order)
+    best, integrals = _best(
+        loss, theta, here, proposal, (lower, upper), rate_law, temperature, k, key, chosen, num_rates
+    )
+    remedy = "The integral over the updates is not a number: take a narrower proposal or narrower bounds."
+    faults = [(jnp.isnan(integrals), "is not")]
+    rate = require(best.learning_rate, "loss", "be finite", faults, remedy, shown=integrals)
+    return eqx.tree_at(lambda best: best.learning_rate, best, rate)
+
+
+class _Nodes(NamedTuple):
+    """How the integral over the updates is taken."""
+
+    method: str
+    num_samples: int
+    order: int
+
+
+@eqx.filter_jit
+def _best(
+    loss: Callable[[Array], ArrayLike],
+    theta: Array,
+    here: Array,
+    proposal: Callable[[Array], Any],
+    bounds: tuple[Array, Array],
+    rate_law: AbstractRateLaw | None,
+    temperature: ArrayLike | Callable[[Array], ArrayLike] | None,
+    k: ArrayLike,
+    key: PRNGKeyArray | None,
+    nodes: _Nodes,
+    num_rates: int,
+) -> tuple[OptimalRate, Array]:
+    """The outcome, and the integrals at the rates looked at first."""
+    lower, upper = bounds
 
     def updates(eta: Array) -> tuple[Array, Array]:
         """Updates, shape (n, d), and their weights, which sum to 1."""
         law = proposal(eta)
-        if method == "monte_carlo":
+        if nodes.method == "monte_carlo":
             assert key is not None
-            delta = law.sample(key, (num_samples, theta.shape[0]))
-            return delta.astype(theta.dtype), jnp.full(num_samples, 1 / num_samples, theta.dtype)
-        delta, weight = proposal_nodes(law, theta.shape[0], order)
+            delta = law.sample(key, (nodes.num_samples, theta.shape[0]))
+            return delta.astype(theta.dtype), jnp.full(nodes.num_samples, 1 / nodes.num_samples, theta.dtype)
+        delta, weight = proposal_nodes(law, theta.shape[0], nodes.order)
         return delta.astype(theta.dtype), weight.astype(theta.dtype)
 
     def contributions(eta: Array) -> tuple[Array, Array]:
@@ -156,8 +196,6 @@ def optimal_learning_rate_integral(
     integrals, scales = jax.lax.map(scaled, rates)
     log_scale = jax.lax.stop_gradient(jnp.max(scales))
     integrals = integrals * jnp.exp(scales - log_scale)
-    remedy = "The integral over the updates is not a number: take a narrower proposal or narrower bounds."
-    integrals = require(integrals, "loss", "be finite", [(jnp.isnan(integrals), "is not")], remedy)
 
     def terms(eta: Array) -> Array:
         gain, log_factor = contributions(eta)
@@ -166,7 +204,7 @@ def optimal_learning_rate_integral(
     eta, bound = maximise(lambda eta: jnp.sum(terms(eta)), rates, integrals)
     slope, bend = derivatives(terms, jax.lax.stop_gradient(eta))
     error = jnp.zeros_like(eta)
-    if method == "monte_carlo":
-        error = jnp.std(slope, ddof=1) * num_samples**0.5 / jnp.abs(jnp.sum(bend))
+    if nodes.method == "monte_carlo":
+        error = jnp.std(slope, ddof=1) * nodes.num_samples**0.5 / jnp.abs(jnp.sum(bend))
     error = jax.lax.stop_gradient(jnp.where(bound == 0, error, jnp.nan))
-    return OptimalRate(eta, error, jnp.sum(terms(eta)), log_scale, bound)
+    return OptimalRate(eta, error, jnp.sum(terms(eta)), log_scale, bound), integrals

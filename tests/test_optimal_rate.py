@@ -347,9 +347,9 @@ def test_refusals():
         ]
     )
 
-    def integral(lower=0.1, upper=1.0, at=1.0, **kwargs):
+    def integral(lower=0.1, upper=1.0, at=1.0, loss=wavy, **kwargs):
         options = {"method": "quadrature", "order": 2, "num_rates": 3} | kwargs
-        return optimal_learning_rate_integral(wavy, jnp.stack([jnp.asarray(at)]), Box, (lower, upper), **options)
+        return optimal_learning_rate_integral(loss, jnp.stack([jnp.asarray(at)]), Box, (lower, upper), **options)
 
     cases = [
         (lambda: integral(lower=0.0), "Argument `bounds` must be positive"),
@@ -359,6 +359,9 @@ def test_refusals():
         (lambda: integral(method="exact"), "Argument `method` must be one of"),
         (lambda: integral(method="monte_carlo"), "Argument `key` must be given"),
         (lambda: integral(rate_law=Glauber()), "Argument `temperature` must be given"),
+        (lambda: integral(rate_law=Glauber(), temperature=-1.0), "Argument `temperature` must be non-negative"),
+        (lambda: integral(rate_law=Glauber(), temperature=1.0, k=0.0), "Argument `k` must be positive"),
+        (lambda: integral(upper=9.0, loss=lambda x: jnp.sum(jnp.sqrt(x))), r"`loss` must be finite, .*nan\]\. The int"),
         (lambda: integral(order=1), "must be at least 3, 2 and 2, but they are 3, 4096 and 1"),
         (lambda: optimal_learning_rate_integral(wavy, np.ones(1), Box, (0.1, 1.0)), "Argument `key`"),
         (lambda: optimal_learning_rate_integral(wavy, 1.0, Box, (0.1, 1.0), method="quadrature"), r"shape \(d,\)"),
@@ -376,3 +379,19 @@ def test_refusals():
     hot = jax.jit(lambda upper: integral(upper=upper).learning_rate)
     with pytest.raises(Exception, match="Argument `bounds` must ascend"):
         jax.block_until_ready(hot(0.05))
+
+
+def test_a_second_question_compiles_nothing(caplog):
+    """The search is one program, kept for other numbers in the same loss, proposal and law."""
+
+    def ask(scale, **options):
+        with jax.log_compiles():
+            caplog.clear()
+            proposal, bounds = SGDProposal(G, scale * C), (0.05 * scale, 2.0 * scale)
+            optimal_learning_rate_integral(quadratic, scale * START, proposal, bounds, num_rates=3, **options)
+        return sum(record.getMessage().startswith("Compiling ") for record in caplog.records)
+
+    law = lambda t: {"rate_law": Glauber(), "temperature": t, "method": "quadrature", "order": 2}
+    for options in (law, lambda t: {"key": jax.random.key(int(8 * t)), "num_samples": 4}):
+        assert ask(1.0, **options(0.5)) > 0
+        assert ask(0.5, **options(0.25)) == 0
