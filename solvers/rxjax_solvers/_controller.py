@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
+from ._sums import total
+
 _SAFETY = 0.9
 _MIN_FACTOR, _MAX_FACTOR = 0.2, 5.0
 # The first step moves about this share of the mass.
@@ -32,7 +34,7 @@ class DensityController(diffrax.AbstractAdaptiveStepSizeController[Any, Any]):
 
     @staticmethod
     def norm(y) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return jnp.sum(jnp.abs(y))
+        return total(jnp.abs(y))
 
     def wrap(self, direction):
         del direction

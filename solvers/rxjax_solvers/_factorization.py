@@ -81,8 +81,9 @@ class Iteration(AbstractFactorization):
     - `max_steps`: cycles.
 
     **Good values:** the defaults.  **How it fails:** barriers beyond some 35 kT with a potential, 10 to 20 kT without
-    one, narrow valleys aslant to the axes, diffusion along a diagonal, and long chains of edges are slow or not solved;
-    a solve that is not solved is not finite, and verbs then end with `RESULTS.unsolved`.
+    one, valleys aslant to the axes that are narrower than two cells (`sqrt(kT/V'')` across), diffusion along a
+    diagonal, and long chains of edges are slow or not solved; a solve that is not solved is not finite, and verbs then
+    end with `RESULTS.unsolved`.
 
     ??? cite "References"
 

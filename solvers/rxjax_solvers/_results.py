@@ -55,8 +55,9 @@ The rational approximation did not reach its tolerance in the steps allowed.
 _UNSOLVED = """
 An iterative solve did not reach its tolerance.
 
-(a) A barrier is too high, beyond some 35 kT with a potential and 10 to 20 kT without: eliminate instead, which is
-right to rounding at any temperature: pass `factor=factorize(generator, target=target, method=Elimination())`; or
+(a) A barrier is too high, beyond some 35 kT with a potential and 10 to 20 kT without, or a valley aslant to the axes is
+narrower than two cells: eliminate instead, which is right to rounding at any temperature: pass
+`factor=factorize(generator, target=target, method=Elimination())`; or
 
 (b) the target is not reached from everywhere, or the generator splits into sets of states that are never left; or
 

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from .._sums import total
+
 Operator = Callable[[Array], Array]
 
 # Without symmetry so many directions are remembered; then, or when the residual has fallen by this, they start anew.
 _MEMORY, _SPAN = 30, 1e-8
-# Parts of an array that are added up side by side.
-_PARTS = 16
 
 
 class _Gradients(NamedTuple):
@@ -51,10 +51,10 @@ def conjugate_gradients(
         image = apply(missing)
         # A residual computed afresh holds rounding that the directions so far know nothing of.
         follow = (s.norm > 0) & ~s.fresh
-        along = jnp.where(follow, _total(weight * s.p * image) / jnp.where(follow, s.norm, 1), 0)
+        along = jnp.where(follow, total(weight * s.p * image) / jnp.where(follow, s.norm, 1), 0)
         p, image = missing - along * s.p, image - along * s.image
-        norm = _total(weight * p * image)
-        length = _total(weight * p * s.residual) / jnp.where(norm > 0, norm, 1)
+        norm = total(weight * p * image)
+        length = total(weight * p * s.residual) / jnp.where(norm > 0, norm, 1)
         length = jnp.where(found | (norm <= 0), 0, length)
         x = s.x + length * p
         # Rounding lets the residual of the iteration drift away from that of x.
@@ -66,15 +66,6 @@ def conjugate_gradients(
     start = _Gradients(none, b, jnp.array(True), none, none, zero, jnp.array(False), jnp.zeros((), jnp.int32))
     end = lax.while_loop(lambda s: ~s.found & (s.steps < max_steps), step, start)
     return end.x, end.found
-
-
-def _total(x: Array) -> Array:
-    """The sum, by adding rows to rows first, which XLA does in vector registers."""
-    rows = x.shape[0] // _PARTS
-    most = x[: rows * _PARTS].reshape(_PARTS, rows, *x.shape[1:])
-    # Else both sums become one again.
-    most = lax.optimization_barrier(jnp.sum(most, axis=0))
-    return jnp.sum(most) + jnp.sum(x[rows * _PARTS :])
 
 
 class _State(NamedTuple):
@@ -115,7 +106,7 @@ def minimal_residuals(
     itself.
     """
     shape, dtype = b.shape, b.dtype
-    inner = lambda a, b: _total(weight * a * b)
+    inner = lambda a, b: total(weight * a * b)
 
     def step(s: _State) -> _State:
         missing = precondition(s.last)

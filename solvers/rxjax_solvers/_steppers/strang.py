@@ -14,6 +14,7 @@ from .._diagonals import Lines
 from .._face_rates import AxisRates
 from .._fokker_planck import FokkerPlanck
 from .._generator import GeneratorTerm
+from .._sums import total
 from .._sweeps import Chain, Ring, implicit, implicit_sum, step_factor
 
 # SDIRK2 (Alexander 1977): R(z) = (1 + (1 - 2g) z) / (1 - g z)^2 with g = 1 - 1/sqrt(2) is L-stable and second order.
@@ -116,11 +117,11 @@ class Strang(diffrax.AbstractAdaptiveSolver):
         # Both lack a term in h^3, one four times that of the other: third order without it.
         error = (once - raw) / 3
         closed = all("absorbing" not in sides for sides in generator.grid.boundary)
-        total = jnp.sum(y0) if closed else jnp.maximum(jnp.sum(raw - error), 0)
-        y1, moved = _lift(raw - error, jnp.maximum(raw, 0) / 2, total)
+        mass = total(y0) if closed else jnp.maximum(total(raw - error), 0)
+        y1, moved = _lift(raw - error, jnp.maximum(raw, 0) / 2, mass)
         cells = generator.grid.cell_volume.astype(y0.dtype)
         state = StrangState(
-            solver_state.limited + (moved > jnp.finfo(y0.dtype).eps * total).astype(jnp.int32),
+            solver_state.limited + (moved > jnp.finfo(y0.dtype).eps * mass).astype(jnp.int32),
             solver_state.moved + lax.stop_gradient(moved * cells),
         )
         dense_info = dict(y0=y0, y1=y1)
@@ -195,11 +196,11 @@ def _splitting(relaxations: Sequence[_Relaxation], p: Array, spare: Array) -> tu
     return p, spare
 
 
-def _lift(p: Array, floor: Array, total: Array) -> tuple[Array, Array]:
-    """Raise entries to a floor that is not negative, and scale to the sum `total`; also the sum that was moved.
+def _lift(p: Array, floor: Array, mass: Array) -> tuple[Array, Array]:
+    """Raise entries to a floor that is not negative, and scale to the sum `mass`; also the sum that was moved.
 
     The scale differs from 1 by what was lifted and by rounding, which would otherwise add up over many steps.
     """
     above = jnp.maximum(p, floor)
-    mass = jnp.sum(above)
-    return above * (total / jnp.where(mass > 0, mass, 1)), jnp.sum(above - p)
+    raised = total(above)
+    return above * (mass / jnp.where(raised > 0, raised, 1)), total(above - p)
