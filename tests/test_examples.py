@@ -60,6 +60,13 @@ def defaults(float32):
     """Examples run in the precision that a reader has, JAX's own."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_left():
+    """What was compiled in a reader's precision serves all examples, and no other test: it goes after the last."""
+    yield
+    jax.clear_caches()
+
+
 def test_the_checker_tells_numbers_apart():
     checker = ToTheDigitsWritten()
     same = lambda want, got: checker.check_output(want + "\n", got + "\n", FLAGS)
@@ -81,7 +88,6 @@ def test_pages(page, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
     failed, tried = run_examples(page.read_text(), page.name)
     assert tried > 0 and failed == 0
-    jax.clear_caches()
 
 
 # Run before each notebook: no name is left, and JAX's settings are its own again.

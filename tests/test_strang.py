@@ -1,5 +1,7 @@
 """Strang splitting: order, mass, positivity, Gibbs, elimination orders, plain diffrax."""
 
+import functools
+
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -59,10 +61,16 @@ SYSTEMS = {
 }
 
 
+@functools.cache
+def many_steps(name):
+    """`n` steps of `h` on a system, compiled once for all tests."""
+    grid, make = SYSTEMS[name]()
+    return jax.jit(lambda h, n: steps(make(grid), grid.gaussian(0.5, 0.4), h, n))
+
+
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_third_order_in_time_and_its_error_estimate(name):
-    grid, make = SYSTEMS[name]()
-    run = jax.jit(lambda h, n: steps(make(grid), grid.gaussian(0.5, 0.4), h, n))
+    run = many_steps(name)
     ps = [run(0.4 / n, n)[0] for n in (32, 64, 128, 256)]
     estimates = np.array([run(0.4 / n, 1)[2] for n in (16, 32)])
     gaps = [float(jnp.sum(jnp.abs(a - b))) for a, b in zip(ps[:-1], ps[1:], strict=True)]
@@ -73,8 +81,7 @@ def test_third_order_in_time_and_its_error_estimate(name):
 
 
 def test_the_estimate_is_the_error_of_two_halves_and_bounds_that_of_the_step():
-    grid, make = SYSTEMS["2d"]()
-    run = jax.jit(lambda h, n: steps(make(grid), grid.gaussian(0.5, 0.4), h, n))
+    run = many_steps("2d")
     p, _, estimate = run(0.02, 1)
     exact = run(0.02 / 16, 16)[0]
     assert jnp.sum(jnp.abs(p - exact)) < 0.1 * estimate

@@ -13,12 +13,13 @@ from refusals import assert_refused
 
 import rxjax.quantization as rq
 
-# Rounding is the subject here, so these compile as users do.
-pytestmark = pytest.mark.usefixtures("optimized")
+# Where rounding is the subject, programs compile as users do.
+rounding = pytest.mark.usefixtures("optimized")
 
 RNG = np.random.default_rng(0)
 
 
+@rounding
 def test_no_excess_precision_through_a_fused_update():
     """The product of an update is rounded to float32 before it is added, though the compiler could fuse the two."""
     w = RNG.uniform(1, 2, 50_000).astype(ml_dtypes.bfloat16)
@@ -30,6 +31,7 @@ def test_no_excess_precision_through_a_fused_update():
     np.testing.assert_array_equal(np.asarray(kept) == 1, expected)
 
 
+@rounding
 def test_survival_of_uniform_weights():
     """Relative steps r = .003 on [1, 2): nearest loses those below half a gap, 2^-8/r."""
     grid = 1 + np.arange(128) / 128
@@ -84,6 +86,7 @@ def _laws(w, part, sign):
     return found
 
 
+@rounding
 @settings(max_examples=20, deadline=None)
 @given(st.floats(0.01, 6), st.floats(1e-3, 1), st.sampled_from([-1.0, 1.0]))
 def test_survival_properties(w, part, sign):
@@ -94,6 +97,7 @@ def test_survival_properties(w, part, sign):
         np.testing.assert_array_equal(mirrored, chance)
 
 
+@rounding
 def test_report():
     params = {"a": RNG.standard_normal((5, 4000)).astype(np.float32), "b": [None, 0.7], "n": np.arange(3)}
     updates = (3e-3 * RNG.standard_normal((5, 4000)) * 10.0 ** RNG.uniform(-1, 1, (5, 4000))).astype(np.float32)
@@ -116,6 +120,7 @@ def test_report():
         assert outcome.fraction < outcome.fraction_abs < outcome.fraction_squared
 
 
+@rounding
 def test_report_counts_what_it_leaves_out():
     params = {"w": jnp.array([1.0, jnp.nan, 1e9, 440.0, 1.0, 2.0])}
     updates = {"w": jnp.array([1.0, 1.0, 1.0, 100.0, jnp.inf, 0.0])}
@@ -128,6 +133,7 @@ def test_report_counts_what_it_leaves_out():
     assert (empty.fraction, empty.size) == (0, 0)
 
 
+@rounding
 def test_report_in_float32(float32):
     """Sums do not underflow, each leaf may answer for its own dtype, and a bfloat16 network is reported in float32."""
     params = {"low": jnp.ones(1000, jnp.bfloat16), "high": jnp.ones(1000)}
