@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 DOCS := .venv/.docs
+UV := $(or $(shell command -v uv 2>/dev/null),.venv-uv/bin/uv)
 JOBS ?= 2
 
 .PHONY: help demo test test-all test-floors lint bench validation docs look clean
@@ -10,7 +11,7 @@ help:
 	@echo "make demo      a density flowing over a double well and over a real network's plane, into out/"
 	@echo "make test      the test suite"
 	@echo "make test-all  the same with the long studies"
-	@echo "make test-floors  the test suite with the oldest versions allowed (needs uv)"
+	@echo "make test-floors  the test suite with the oldest versions allowed"
 	@echo "make lint      ruff and pyright"
 	@echo "make bench     the benchmark tables (minutes)"
 	@echo "make validation  theory against real SGD: all studies, their figures and table (20 minutes)"
@@ -30,7 +31,7 @@ demo: $(STAMP)
 	$(BIN)/rxjax flow digits --out out
 
 # Bytecode is kept even where the environment forbids it: without, each process compiles all that it imports anew, 8 s.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q
 
 test: $(STAMP)
 	$(PYTEST)
@@ -38,11 +39,17 @@ test: $(STAMP)
 test-all: $(STAMP)
 	$(PYTEST) -m "" --optimize
 
-# The oldest versions that pyproject.toml allows, where old packages warn about newer ones; needs uv.
-test-floors:
-	uv venv --quiet --allow-existing --python "$(PYTHON)" .venv-floors
-	uv pip install --quiet --python .venv-floors/bin/python --resolution lowest-direct --group test --editable .
-	.venv-floors/bin/python -m pytest -n $(JOBS) --dist worksteal -q -W ignore::DeprecationWarning
+# Only uv finds the oldest versions: where there is none, it gets an environment of its own.
+.venv-uv/bin/uv:
+	"$(PYTHON)" -m venv .venv-uv
+	.venv-uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+# The oldest versions that pyproject.toml allows, where old packages warn about newer ones.
+test-floors: BIN := .venv-floors/bin
+test-floors: $(UV)
+	$(UV) venv --quiet --allow-existing --python "$(PYTHON)" .venv-floors
+	$(UV) pip install --quiet --python $(BIN)/python --resolution lowest-direct --group test --editable .
+	$(PYTEST) -W ignore::DeprecationWarning
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -72,4 +79,4 @@ look: docs
 	$(BIN)/python docs/tools/look.py site out/look
 
 clean:
-	rm -rf .venv .venv-floors out site .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf .venv .venv-floors .venv-uv out site .pytest_cache .ruff_cache .hypothesis dist
