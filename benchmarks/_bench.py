@@ -4,7 +4,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
@@ -26,13 +26,13 @@ def median_seconds(f: Callable, repeats: int = 5) -> float:
     return statistics.median(times)
 
 
-def alternating(first: Callable, second: Callable, repeats: int) -> list[float]:
-    """Median seconds of two JAX programs that take turns, so that a change of the machine's pace meets both."""
+def in_turns(programs: Sequence[Callable], repeats: int) -> list[float]:
+    """Median seconds of programs that take turns, so that a change of the machine's pace meets all of them."""
     import jax
 
-    times: list[list[float]] = [[], []]
+    times: list[list[float]] = [[] for _ in programs]
     for _ in range(repeats):
-        for kept, f in zip(times, (first, second), strict=True):
+        for kept, f in zip(times, programs, strict=True):
             start = time.perf_counter()
             jax.block_until_ready(f())
             kept.append(time.perf_counter() - start)

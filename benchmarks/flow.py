@@ -1,15 +1,17 @@
 """The first flow: Strang splitting against SciPy on the same generator, at equal error.  Writes flow.md beside it.
 
 `L = (x^2-1)^2 + 2 y^2 + x y/2` on [-2,2]^2, kT = .1, from a Gaussian of std .2 at (-1, 0), t = 5, float64.  Every peer
-is tuned: the loosest tolerance, or the fewest steps, that reach an L1 error of 1e-6.  Ours runs with default options.
+is tuned: the loosest tolerance, or the fewest steps, that reach an L1 error of 1e-6.  Ours runs with default options,
+in turns with SDIRK2, and gradients in turns with forward solves.
 """
 
-from _bench import median_seconds, one_core, table, write
+from _bench import in_turns, one_core, table, write
 
 one_core()
 
 import argparse  # noqa: E402
 import time  # noqa: E402
+from functools import partial  # noqa: E402
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -17,6 +19,7 @@ import numpy as np  # noqa: E402
 import scipy.integrate  # noqa: E402
 import scipy.sparse as sp  # noqa: E402
 import scipy.sparse.linalg as sla  # noqa: E402
+import solver_peers  # noqa: E402
 
 import rxjax as rx  # noqa: E402
 
@@ -83,20 +86,11 @@ def bdf(matrix, p0, error, t=END):
 
 
 def sdirk2(matrix, p0, error, t=END):
-    g = 1 - 2**-0.5
-
-    def run(steps):
-        lu = sla.splu((sp.identity(matrix.shape[0], format="csc") - g * t / steps * matrix).tocsc())
-        p = p0
-        for _ in range(steps):
-            u = lu.solve(p)
-            p = (1 + 2**0.5) * lu.solve(u) - 2**0.5 * u
-        return p
-
-    for steps in (4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 60, 80):
-        p, seconds = timed(lambda steps=steps: run(steps))
+    for steps in range(4, 81):
+        program = partial(solver_peers.sdirk2, matrix, p0, t, steps)
+        p, seconds = timed(program)
         if error(p) <= TARGET:
-            return seconds, error(p), f"{steps} steps"
+            return seconds, error(p), f"{steps} steps", program
     raise RuntimeError("SDIRK2 did not reach the target")
 
 
@@ -104,7 +98,8 @@ def case(shape, peers, t=END):
     grid, p0, final = flow(shape, t)
     compiled = jax.jit(final)
     solution, first = timed(lambda: jax.block_until_ready(compiled(KT, 1.0)))
-    ours = median_seconds(lambda: jax.block_until_ready(compiled(KT, 1.0)), 9)
+    run = lambda: compiled(KT, 1.0)
+    (ours,) = in_turns([run], 9)
     generator = rx.solvers.FokkerPlanck.from_potential(lambda theta: loss(1.0, theta), grid, KT)
     matrix = sparse_matrix(generator, shape)
     start = np.asarray(p0).ravel() * float(grid.cell_volume)
@@ -113,11 +108,15 @@ def case(shape, peers, t=END):
     name = "x".join(map(str, shape))
     mine = error(np.asarray(solution.ps[-1]).ravel() * float(grid.cell_volume))
     steps = int(solution.stats["num_steps"])
-    rows = [
-        [name, "rxjax, default options", f"{ours:.3f}", f"{mine:.1e}", "1", f"{steps} steps, compile {first:.1f} s"]
-    ]
+    others = []
     for label, peer in peers:
-        seconds, peer_error, note = peer(matrix, start, error, t)
+        seconds, peer_error, note, *program = peer(matrix, start, error, t)
+        if program:
+            ours, seconds = in_turns([run, *program], 9)
+        others.append((label, seconds, peer_error, note))
+    note = f"{steps} steps, compile {first:.1f} s"
+    rows = [[name, "rxjax, default options", f"{ours:.3f}", f"{mine:.1e}", "1", note]]
+    for label, seconds, peer_error, note in others:
         rows.append([name, label, f"{seconds:.3f}", f"{peer_error:.1e}", f"{seconds / ours:.1f}", note])
     rows.append([name, "SciPy expm_multiply", f"{expm:.3f}", "reference", f"{expm / ours:.1f}", "no tolerance to set"])
     return rows
@@ -131,10 +130,9 @@ def gradient_rows(shape, t=END):
         return grid.integrate(final(kT, a).ps[-1] * weight)
 
     forward, both = jax.jit(scalar), jax.jit(jax.value_and_grad(scalar, argnums=(0, 1)))
-    run = lambda f: lambda: jax.block_until_ready(f(KT, 1.0))
-    run(forward)()
-    run(both)()
-    one, two = median_seconds(run(forward), 5), median_seconds(run(both), 5)
+    for f in (forward, both):
+        jax.block_until_ready(f(KT, 1.0))
+    one, two = in_turns([lambda: forward(KT, 1.0), lambda: both(KT, 1.0)], 7)
     return ["x".join(map(str, shape)), f"{one:.3f}", f"{two:.3f}", f"{two / one:.2f}"]
 
 

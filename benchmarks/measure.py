@@ -6,7 +6,7 @@ is divided by that of one gradient of the same batch, `jit(grad(loss))`, the two
 arguments and results.
 """
 
-from _bench import alternating, one_core, table, write
+from _bench import in_turns, one_core, table, write
 
 one_core()
 
@@ -84,7 +84,7 @@ def cost_rows(params, batch, repeats):
         compiled = eqx.filter_jit(program)
         ours, one = lambda: compiled(params, batch), lambda: gradient(params, batch)  # noqa: B023
         jax.block_until_ready((ours(), one()))
-        seconds, unit = alternating(ours, one, repeats)
+        seconds, unit = in_turns([ours, one], repeats)
         ratio = seconds / unit
         verdict = "" if bar is None else f"{bar} {'met' if ratio <= bar else 'MISSED'}"
         rows.append([name, f"{seconds:.3f}", f"{1e3 * unit:.1f}", f"{ratio:.2f}", verdict])

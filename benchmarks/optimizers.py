@@ -13,7 +13,7 @@ Score = clip(log(l0/l)/log(l0/l_ref), -1, 1.25) with the loss l0 at the start an
 
 import sys
 
-from _bench import median_seconds, one_core, table, write
+from _bench import in_turns, one_core, table, write
 
 if "--time" in sys.argv:
     one_core()
@@ -196,12 +196,6 @@ def timed_step(optimizer, sizes, batch, monitor=None, full=False, calls=20, scan
     return call
 
 
-def in_turns(calls, repeats, each):
-    """Median seconds of one step, the programs taking turns."""
-    times = [[median_seconds(call, 1) / each for call in calls] for _ in range(repeats)]
-    return np.median(times, axis=0)
-
-
 STEPS = (((64, 128, 128, 10), 32), ((256, 512, 512, 10), 32), ((256, 512, 512, 10), 1024))
 
 
@@ -210,7 +204,7 @@ def optimizer_times():
     rows, pair = [], (optax.adamw(1e-3), rx.optim.rate_adamw(10**6))
     for sizes, batch in STEPS:
         each = [timed_step(o, sizes, batch, scan=scan) for scan in (False, True) for o in pair]
-        a, b, c, d = in_turns(each, 5 if batch > 100 else 15, 20)
+        a, b, c, d = np.array(in_turns(each, 5 if batch > 100 else 15)) / 20
         called = [f"{a * 1e6:.0f}", f"{b * 1e6:.0f}", f"{b / a:.2f}"]
         scanned = [f"{c * 1e6:.0f}", f"{d * 1e6:.0f}", f"{d / c:.2f}"]
         rows.append(["-".join(map(str, sizes)), str(batch), *called, *scanned])
@@ -224,7 +218,7 @@ def monitor_times():
     watchers = ((None, False), (rx.Monitor(number_format=None), False), (rx.Monitor(), True))
     for sizes, batch in STEPS:
         three = [timed_step(adamw, sizes, batch, monitor, full, calls=100) for monitor, full in watchers]
-        a, b, c = in_turns(three, 3 if batch > 100 else 7, 100)
+        a, b, c = np.array(in_turns(three, 3 if batch > 100 else 7)) / 100
         shape = "-".join(map(str, sizes))
         rows.append([shape, str(batch), f"{a * 1e6:.0f}", f"{b * 1e6:.0f}", f"{b / a:.2f}", f"{c / a:.2f}"])
     head = ["MLP", "batch", "adamw, us a step", "with the monitor", "ratio", "all entries, every 100 steps: ratio"]

@@ -5,7 +5,7 @@ array of that shape.  (b) Total rate and flow over 64 updates, reduced inside th
 whole grids in place; the extra memory is the compiled program's own account, in units of one grid.
 """
 
-from _bench import alternating, median_seconds, one_core, table, write
+from _bench import in_turns, median_seconds, one_core, table, write
 
 one_core()
 
@@ -62,7 +62,7 @@ def fill_row(name, landscape, bounds, temperature, least, size):
     rates = lambda: rx.rate_on_grid(landscape, grid, updates, temperature)
     plain = lambda: full(1.0)
     jax.block_until_ready((rates(), plain()))
-    ours, theirs = alternating(rates, plain, 9)
+    ours, theirs = in_turns([rates, plain], 9)
     megabytes = 8 * size * size * 8 / 1e6
     share = theirs / ours
     verdict = "met" if share >= least else "MISSED"

@@ -1,9 +1,11 @@
 """What the solvers cost beyond a solve: gradients, growth with cells, and the distance to the memory's limit."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _bench import median_seconds
+from _bench import in_turns
 from solver_problems import at_most, box_well, double_well, ours, problem, rxs
 
 GRADIENT, SLOPE, TRAFFIC = 3.5, 1.25, 4.0
@@ -56,8 +58,10 @@ def gradients(fast):
         "256^2, t=5, 50 times": _density(plane, np.linspace(0, 5, 51), whole),
     }
     for name, (scalar, args) in jobs.items():
-        forward, _, _ = ours(scalar, *args)
-        both, _, note = ours(jax.value_and_grad(scalar, argnums=(0, 1, 2)), *args)
+        programs = jax.jit(scalar), jax.jit(jax.value_and_grad(scalar, argnums=(0, 1, 2)))
+        ours(programs[0], *args)
+        once, _, note = ours(programs[1], *args)
+        forward, both = in_turns([partial(f, *args) for f in programs], 5 if once > 1 else 15)
         note = f"over a forward solve of {forward:.3g} s, {note}"
         yield at_most(f"gradient, {name}", "rxjax value_and_grad", f"{both:.4g}", both / forward, GRADIENT, note)
 
@@ -81,15 +85,16 @@ def bandwidth(fast):
     """
     n = 32 if fast else 256
     given = problem((n, n))
-    run = lambda kT: rxs.solve(given.generator(kT), given.p0, jnp.array([0.0, 5.0]), method=rxs.Strang())
-    seconds, solution, _ = ours(run, given.kT)
-    step = seconds / int(solution.stats["num_steps"])
+    run = jax.jit(lambda kT: rxs.solve(given.generator(kT), given.p0, jnp.array([0.0, 5.0]), method=rxs.Strang()))
+    _, solution, _ = ours(run, given.kT)
     array = 8 * n * n
     moved = 9 * 5 * array
     # In use: the density, its two halves and the error, each axis' two rates, and for four relaxations the pivots.
     half = np.ones(12 * array // 16)
     target = np.empty_like(half)
-    speed = 2 * half.nbytes / median_seconds(lambda: np.copyto(target, half), 50)
+    copies = lambda: [np.copyto(target, half) for _ in range(50)]
+    seconds, copying = in_turns([lambda: run(given.kT), copies], 9)
+    step, speed = seconds / int(solution.stats["num_steps"]), 50 * 2 * half.nbytes / copying
     copy = f"copies of {2 * half.nbytes / 1e6:.3g} MB move {speed / 1e9:.3g} GB/s"
     note = f"{moved / 1e6:.3g} MB a step of {step * 1e3:.3g} ms; {copy}"
     return [at_most(f"memory's limit, {n}^2", "rxjax Strang()", f"{step:.3g}", step * speed / moved, TRAFFIC, note)]

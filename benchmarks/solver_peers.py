@@ -3,6 +3,7 @@
 Needs NumPy and SciPy alone, so that the environment of the other peers can import it too.
 """
 
+import functools
 import json
 import time
 from pathlib import Path
@@ -104,39 +105,42 @@ LADDER = tuple(float(f"{m}e-{k}") for k in range(3, 13) for m in (3, 1))
 
 
 def tuned(key, run, exact, target, settings=LADDER, show="rtol {:.0e}"):
-    """(seconds, error, note) with the first of the settings, loosest first, that reaches the error.
+    """(seconds, error, note, program) with the first of the settings, loosest first, that reaches the error.
 
     Which one it was is remembered between runs, so that a second run goes to it at once; where it does not do any more
     the search starts again.
     """
     known = remembered(key)
     for setting in ([known] if known is not None else []) + list(settings):
+        program = functools.partial(run, setting)
         begin = time.perf_counter()
-        p = run(setting)
+        p = program()
         seconds = time.perf_counter() - begin
         if l1(p, exact) <= target:
             remember(key, setting)
             if seconds < 1:
-                p, seconds = timed(lambda s=setting: run(s))
-            return seconds, l1(p, exact), show.format(setting)
+                p, seconds = timed(program)
+            return seconds, l1(p, exact), show.format(setting), program
     return None
 
 
 def tuned_shift_invert(key, matrix, start, ts, exact, target):
-    """The fastest of several shifts, each with the fewest solves that reach the error."""
-    known, best = remembered(key), None
-    tries = [] if known is None else [known]
-    for share in () if tries else (3, 5, 10, 20, 50):
-        gamma, most = ts[-1] / share, 60
-        v, h = arnoldi(matrix, start, most, gamma)
-        error = lambda m, v=v, h=h, g=gamma: l1(projected(v, h, start, ts, m, g), exact)
-        tries += [[share, m] for m in range(4, most) if error(m) <= target][:1]
-    for share, steps in tries:
-        p, seconds = timed(lambda g=ts[-1] / share, m=steps: shift_invert(matrix, start, ts, m, g))
-        if l1(p, exact) <= target and (best is None or seconds < best[0]):
-            best = seconds, l1(p, exact), f"{steps} solves, gamma = t/{share}"
-            remember(key, [share, steps])
-    return best
+    """The same for the shift, of several, that reaches the error with the fewest solves."""
+    tries = remembered(key)
+    if tries is None:
+        tries = []
+        for share in (3, 5, 10, 20, 50):
+            gamma, most = ts[-1] / share, 60
+            v, h = arnoldi(matrix, start, most, gamma)
+            error = lambda m, v=v, h=h, g=gamma: l1(projected(v, h, start, ts, m, g), exact)
+            tries += [[m, share] for m in range(4, most) if error(m) <= target][:1]
+    for steps, share in sorted(tries):
+        program = functools.partial(shift_invert, matrix, start, ts, steps, ts[-1] / share)
+        p, seconds = timed(program)
+        if l1(p, exact) <= target:
+            remember(key, [[steps, share]])
+            return seconds, l1(p, exact), f"{steps} solves, gamma = t/{share}", program
+    return None
 
 
 def remembered(key):
