@@ -48,8 +48,9 @@ def flow(given, ts, method):
     """Our solution: label, seconds, masses in the cells, note, the number of steps, and the compiled program."""
     run = jax.jit(lambda kT: rxs.solve(given.generator(kT), given.p0, jnp.asarray(ts, given.p0.dtype), method=method))
     seconds, solution, note = ours(run, given.kT)
-    steps, note = int(solution.stats["num_steps"]), f"{int(solution.stats['num_steps'])} steps or solves, {note}"
-    return f"rxjax {solution.method}()", seconds, given.flat(solution.ps[1:]), note, steps, lambda: run(given.kT)
+    steps, ps = int(solution.stats["num_steps"]), given.flat(solution.ps[1:])
+    note = f"{steps} steps or solves, {note}"
+    return f"rxjax {solution.method}()", seconds, ps, note, steps, lambda: run(given.kT)
 
 
 def raced(program, close):

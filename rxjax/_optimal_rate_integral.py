@@ -86,6 +86,9 @@ def optimal_learning_rate_integral(
     `learning_rate` is differentiable with respect to everything `loss`, `proposal` and `temperature` depend on, by the
     implicit function theorem; at a bound only with respect to the bound.
 
+    The whole is one program, compiled for each loss, proposal and law, and kept: as with `jax.jit`, numbers that these
+    functions close over are not read again.
+
     Monte Carlo weighs few of its samples much more than all others when the rate factor varies by many orders of
     magnitude: `standard_error` then is large, and not to be trusted itself.
 
