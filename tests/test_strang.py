@@ -207,13 +207,13 @@ def test_both_orders_of_elimination_solve_the_system(n, lanes):
             x = solve(d)
             (xt,) = jax.linear_transpose(solve, d)(g)
             rests += [x - tau * rates.apply(x) - d, xt - tau * rates.adjoint(xt) - g]
-        pivots = sweeps._scan_pivots(up, down, loss)
+        pivots, a = sweeps._scan_pivots(up, down, loss), jnp.stack([tau, tau / 2])
         pairs = [
             (sweeps._reduction_solve(up, down, loss, d), sweeps._scan_solve(up, down, pivots, d)),
             (sweeps._reduction_transpose(up, down, loss, d), sweeps._scan_transpose(up, down, pivots, d)),
             (
-                sweeps._reduction_sum(up, down, loss, tau, -tau / 3, g, d),
-                sweeps._scan_sum(up, down, pivots, tau, -tau / 3, g, d),
+                sweeps._reduction_sums(up, down, loss, a, -a / 3, g, *sweeps._parts(d))[0],
+                sweeps._scan_sums(up, down, pivots, a, -a / 3, g, *sweeps._parts(d))[0],
             ),
         ]
         return rests, pairs
@@ -250,8 +250,10 @@ def test_a_step_of_no_length_changes_nothing(dtype):
 def relaxation(periodic):
     def relax(v):
         rates = AxisRates(v["up"], v["down"], periodic)
+        factor = sweeps.step_factor(rates, v["tau"])
         # Nothing comes of what was in the place that it writes to.
-        return _relaxed(v["p"], v["p"] ** 2 + 1, rates, v["tau"], sweeps.step_factor(rates, v["tau"]))
+        room = jax.tree.map(lambda a: a + 1, factor.room(v["p"], ()))
+        return _relaxed(v["p"], room, rates, v["tau"], factor)[0]
 
     return relax
 

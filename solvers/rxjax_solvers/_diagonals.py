@@ -54,11 +54,6 @@ class Lines(eqx.Module):
         return from_front(p, self.axes[0])
 
     @property
-    def aligned(self) -> bool:
-        """Whether the grid's arrays lie along the lines as they are."""
-        return self.axes[0] == 0 and not self.slope
-
-    @property
     def _second(self) -> int:
         """Where the second axis lies once the first is in front."""
         first, second = self.axes

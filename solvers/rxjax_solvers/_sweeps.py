@@ -20,28 +20,73 @@ from ._face_rates import AxisRates
 
 
 def _row(a: Array, i) -> Array:
-    return lax.dynamic_index_in_dim(a, i, 0, keepdims=False)
+    return lax.dynamic_index_in_dim(a, i, 0, keepdims=False, allow_negative_indices=False)
 
 
-# Lanes from which on a row is read from the array again: carried beside it, it would lie where the next one is written,
-# and XLA computes such lanes one by one.  So it does complex ones in any case, and few are sooner done in registers.
+def _with_row(a: Array, row: Array, i) -> Array:
+    return lax.dynamic_update_index_in_dim(a, row, i, 0, allow_negative_indices=False)
+
+
+# Lanes from which on rows are wide: a row is then read from an array again.  Carried beside it, it would lie where the
+# next one is written, and XLA computes such lanes one by one.  So it does complex ones in any case, and few are sooner
+# done in registers.
 _WIDE = 32
 
 
-def _along(step: Callable[..., Array], x: Array, down: bool = False) -> Array:
-    """`x` with row after row but the first (the last, going down) replaced by `step(i, row, the row made before)`."""
-    n = x.shape[0]
-    by, first = (-1, n - 1) if down else (1, 0)
-    wide = x[0].size >= _WIDE and not jnp.iscomplexobj(x)
+def _wide(x: Array) -> bool:
+    return x[0].size >= _WIDE and not jnp.iscomplexobj(x)
 
-    # In place, on one buffer: the sweeps are bound by memory.
-    def go(k, carry):
-        x, before = carry
-        i = first + by * k
-        row = step(i, _row(x, i), _row(x, i - by) if wide else before)
-        return lax.dynamic_update_index_in_dim(x, row, i, 0), None if wide else row
 
-    return lax.fori_loop(1, n, go, (x, None if wide else x[first]))[0]
+def _parts(x: Array) -> tuple[Array, ...]:
+    """Even and odd wide rows, each in an array of its own: rows are then made from an array that is not written to.
+
+    XLA would first copy them out of one that is.  Taking rows apart and joining them costs what a single sweep saves.
+    """
+    return (x[::2], x[1::2]) if _wide(x) and x.shape[0] > 1 else (x,)
+
+
+def _joined(parts: tuple[Array, ...]) -> Array:
+    """Inverse of `_parts`."""
+    if len(parts) == 1:
+        return parts[0]
+    even, odd = parts
+    pairs = jnp.stack([even[: odd.shape[0]], odd], axis=1).reshape(-1, *odd.shape[1:])
+    return jnp.concatenate([pairs, even[odd.shape[0] :]])
+
+
+def _along(step: Callable[..., Array], parts: tuple[Array, ...], down: bool = False) -> tuple[Array, ...]:
+    """Row after row but the first (the last, going down) replaced by `step(i, row, the row made before)`.
+
+    In place: the sweeps are bound by memory.
+    """
+    n = sum(part.shape[0] for part in parts)
+    by, start = (-1, n - 1) if down else (1, 0)
+
+    if len(parts) == 1:
+        wide = _wide(parts[0])
+
+        def go(k, carry):
+            x, before = carry
+            i = start + by * k
+            row = step(i, _row(x, i), _row(x, i - by) if wide else before)
+            return _with_row(x, row, i), None if wide else row
+
+        return (lax.fori_loop(1, n, go, (parts[0], None if wide else parts[0][start]))[0],)
+
+    def one(parts, j, k):
+        # Row `2k + j` from the start.
+        i = start + by * j
+        place, before = i // 2 + by * k, (i - by) // 2 + by * k
+        row = step(i + 2 * by * k, _row(parts[i % 2], place), _row(parts[1 - i % 2], before))
+        new = _with_row(parts[i % 2], row, place)
+        return (parts[0], new) if i % 2 else (new, parts[1])
+
+    def two(k, parts):
+        # Else the second row would be made from the first itself, which would be kept beside the array.
+        return one(lax.optimization_barrier(one(parts, 1, k)), 2, k)
+
+    parts = lax.fori_loop(0, (n - 1) // 2, two, parts)
+    return parts if n % 2 else one(parts, n - 1, 0)
 
 
 def _scan_pivots(up: Array, down: Array, loss: Array) -> Array:
@@ -52,14 +97,16 @@ def _scan_pivots(up: Array, down: Array, loss: Array) -> Array:
         return here + _row(down, i) * (below / (below + _row(up, i - 1)))
 
     # Nothing lies below the first cell: what it sends down (an absorbing side, the seam) leaves for good.
-    return 1 / (_along(eliminate, loss.at[0].add(down[0])) + up)
+    return 1 / (_joined(_along(eliminate, _parts(loss.at[0].add(down[0])))) + up)
 
 
 def _scan_solve(up: Array, down: Array, inverse: Array, d: Array) -> Array:
-    return _scan_from(up, down, inverse, d, lambda i, here: here)
+    return _scan_from(up, down, inverse, (d,), lambda i, here: here)[0]
 
 
-def _scan_from(up: Array, down: Array, inverse: Array, x: Array, start: Callable[[Any, Array], Array]) -> Array:
+def _scan_from(
+    up: Array, down: Array, inverse: Array, parts: tuple[Array, ...], start: Callable[[Any, Array], Array]
+) -> tuple[Array, ...]:
     """The solution for a right side whose row `i` is `start(i, x[i])`, made where it is read."""
 
     def ascend(i, here, below):
@@ -68,8 +115,9 @@ def _scan_from(up: Array, down: Array, inverse: Array, x: Array, start: Callable
     def descend(i, here, above):
         return here + _row(inverse, i) * (_row(down, i + 1) * above)
 
-    x = x.at[0].set(inverse[0] * start(0, x[0]))
-    return _along(descend, _along(ascend, x), down=True)
+    first, *rest = parts
+    first = first.at[0].set(inverse[0] * start(0, first[0]))
+    return _along(descend, _along(ascend, (first, *rest)), down=True)
 
 
 def _ranked(a: Array, x: Array) -> Array:
@@ -77,13 +125,22 @@ def _ranked(a: Array, x: Array) -> Array:
     return a.reshape((1,) * (x.ndim - a.ndim) + a.shape)
 
 
-def _scan_sum(up: Array, down: Array, inverse: Array, a: Array, b: Array, p: Array, x: Array) -> Array:
-    a, b = _ranked(a, x)[0], _ranked(b, x)[0]
-    return _scan_from(up, down, inverse, x, lambda i, here: a * here + b * _row(p, i))
+def _scan_sums(up: Array, down: Array, inverse: Array, a: Array, b: Array, p: Array, *parts: Array):
+    def once(parts, shares):
+        a, b = (_ranked(share, p)[0] for share in shares)
+        return _scan_from(up, down, inverse, parts, lambda i, here: a * here + b * _row(p, i)), None
+
+    # A loop over the sweeps compiles half as much as writing them out, and keeps transposes out of them.
+    parts, _ = lax.scan(once, parts, (a, b))
+    return _joined(parts), *parts
 
 
-def _reduction_sum(up: Array, down: Array, loss: Array, a: Array, b: Array, p: Array, x: Array) -> Array:
-    return _reduction_solve(up, down, loss, _ranked(a, x) * x + _ranked(b, x) * p)
+def _reduction_sums(up: Array, down: Array, loss: Array, a: Array, b: Array, p: Array, *parts: Array):
+    def once(x, shares):
+        a, b = (_ranked(share, p) for share in shares)
+        return _reduction_solve(up, down, loss, a * x + b * p), None
+
+    return lax.scan(once, _joined(parts), (a, b))[0], *parts
 
 
 def _scan_transpose(up: Array, down: Array, inverse: Array, g: Array) -> Array:
@@ -93,11 +150,15 @@ def _scan_transpose(up: Array, down: Array, inverse: Array, g: Array) -> Array:
     def descend(i, here, above):
         return _row(inverse, i) * (here + _row(up, i) * above)
 
-    return _along(descend, _along(ascend, g).at[-1].multiply(inverse[-1]), down=True)
+    (x,) = _along(ascend, (g,))
+    return _along(descend, (x.at[-1].multiply(inverse[-1]),), down=True)[0]
 
 
-def _lanes_last(solve: Callable[..., Array]) -> Callable[..., Array]:
-    """`vmap` puts the new axis behind the lanes, where rows stay contiguous, instead of before the cells."""
+def _lanes_last(solve: Callable, whole: int = 1) -> Callable:
+    """`vmap` puts the new axis behind the lanes, where rows stay contiguous, instead of before the cells.
+
+    So many last arguments are made a batch in any case.
+    """
 
     @jax.custom_batching.custom_vmap
     def wrapped(*args):
@@ -105,11 +166,11 @@ def _lanes_last(solve: Callable[..., Array]) -> Callable[..., Array]:
 
     @wrapped.def_vmap
     def _(axis_size, in_batched, *args):
-        del axis_size
         moved = [jnp.moveaxis(a, 0, -1) if b else a[..., None] for a, b in zip(args, in_batched, strict=True)]
-        rest = jnp.broadcast_shapes(*(a.shape[1:] for a in moved))
-        moved[-1] = jnp.broadcast_to(moved[-1], moved[-1].shape[:1] + rest)
-        return jnp.moveaxis(wrapped(*moved), -1, 0), True
+        for i in range(len(moved) - whole, len(moved)):
+            moved[i] = jnp.broadcast_to(moved[i], (*moved[i].shape[:-1], axis_size))
+        out = wrapped(*moved)
+        return jax.tree.map(lambda a: jnp.moveaxis(a, -1, 0), out), jax.tree.map(lambda _: True, out)
 
     return wrapped
 
@@ -159,6 +220,12 @@ def _shift_up(a: Array, n: int) -> Array:
     return jnp.concatenate([jnp.zeros((1, *a.shape[1:]), a.dtype), _resize(a, n - 1)])
 
 
+def _reused(spare: tuple[Array, ...], new: tuple[Array, ...]) -> tuple[Array, ...]:
+    """`spare` in the shapes of `new` if as large, which saves filling new arrays."""
+    fits = [a.size for a in spare] == [a.size for a in new]
+    return tuple(a.reshape(b.shape) for a, b in zip(spare, new, strict=True)) if fits else new
+
+
 class Chain(eqx.Module):
     """The factor of an open chain of cells; the sweep axis lies first.
 
@@ -173,10 +240,19 @@ class Chain(eqx.Module):
         args = (self.up, self.down, self.pivots, d)
         return lax.platform_dependent(*args, cpu=_lanes_last(_scan_solve), default=_reduction_solve)
 
-    def solve_sum(self, a, x: Float[Array, "n *rest"], b, p: Float[Array, "n *rest"]) -> Float[Array, "n *rest"]:
-        """The solution for `a x + b p`, which is not written out where memory is what a sweep waits for."""
-        args = (self.up, self.down, self.pivots, a, b, p, x)
-        return lax.platform_dependent(*args, cpu=_lanes_last(_scan_sum), default=_reduction_sum)
+    def room(self, p: Float[Array, "n *rest"], spare: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Where `solve_sums` for `p` may write: finite values, of `spare` if that is as large."""
+        return _reused(spare, _parts(jnp.zeros_like(p)))
+
+    def solve_sums(self, a: Array, b: Array, p: Float[Array, "n *rest"], parts: tuple[Array, ...]):
+        """`x` replaced by the solution for `a[k] x + b[k] p`, for one `k` after the other, and what is spare then.
+
+        Sums are not written out where memory is what a sweep waits for.  At first `x` is what lies in `parts`.
+        """
+        args = (self.up, self.down, self.pivots, a, b, p, *parts)
+        scan = _lanes_last(_scan_sums, 1 + len(parts))
+        x, *spare = lax.platform_dependent(*args, cpu=scan, default=_reduction_sums)
+        return x, tuple(spare)
 
     def transpose_solve(self, g: Inexact[Array, "n *rest"]) -> Inexact[Array, "n *rest"]:
         args = (self.up, self.down, self.pivots, g)
@@ -194,9 +270,20 @@ class Ring(eqx.Module):
     def solve(self, d: Inexact[Array, "n *rest"]) -> Inexact[Array, "n *rest"]:
         return self._closed(self.chain.solve(d[:-1]), d[-1])
 
-    def solve_sum(self, a, x: Float[Array, "n *rest"], b, p: Float[Array, "n *rest"]) -> Float[Array, "n *rest"]:
-        """The solution for `a x + b p`."""
-        return self._closed(self.chain.solve_sum(a, x[:-1], b, p[:-1]), a * x[-1] + b * p[-1])
+    def room(self, p: Float[Array, "n *rest"], spare: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Where `solve_sums` for `p` may write: finite values, of `spare` if that is as large."""
+        return _reused(spare, (jnp.zeros_like(p),))
+
+    def solve_sums(self, a: Array, b: Array, p: Float[Array, "n *rest"], parts: tuple[Array, ...]):
+        """As that of a chain."""
+
+        def once(x, shares):
+            # As one array: closing the ring would join its parts each time.
+            a, b = shares
+            y, _ = self.chain.solve_sums(a[None], b[None], p[:-1], (x[:-1],))
+            return self._closed(y, a * x[-1] + b * p[-1]), None
+
+        return lax.scan(once, parts[0], (a, b))[0], (p,)
 
     def _closed(self, y: Array, d: Array) -> Array:
         last = ((d + jnp.sum(self.to_last * y, axis=0)) / self.pivot)[None]
@@ -239,10 +326,13 @@ def step_factor(rates: AxisRates, tau: Float[Array, ""]) -> Chain | Ring:
     return factor(up, down, jnp.broadcast_to(_per(tau), up.shape), rates.periodic)
 
 
-def implicit_sum(tau: Float[Array, ""], factored: Chain | Ring, a, x: Array, b, p: Array) -> Array:
-    """`(I - tau W)^-1 (a x + b p)` with `step_factor` of the same; for values, not for derivatives."""
+def implicit_sums(tau: Float[Array, ""], factored: Chain | Ring, a: Array, b: Array, p: Array, parts):
+    """`x = (I - tau W)^-1 (a[k] x + b[k] p)` for one `k` after the other, and what is spare then; not for derivatives.
+
+    With `step_factor` of the same, in the place of `parts`, which are of its `room`.
+    """
     per = _per(tau)
-    return factored.solve_sum(a * per, x, b * per, p)
+    return factored.solve_sums(a * per, b * per, p, parts)
 
 
 def implicit(rates: AxisRates, tau: Float[Array, ""], factored: Chain | Ring) -> Callable[[Array], Array]:

@@ -15,7 +15,7 @@ from .._face_rates import AxisRates
 from .._fokker_planck import FokkerPlanck
 from .._generator import GeneratorTerm
 from .._sums import total
-from .._sweeps import Chain, Ring, implicit, implicit_sum, step_factor
+from .._sweeps import Chain, Ring, implicit, implicit_sums, step_factor
 
 # SDIRK2 (Alexander 1977): R(z) = (1 + (1 - 2g) z) / (1 - g z)^2 with g = 1 - 1/sqrt(2) is L-stable and second order.
 _GAMMA = 1 - 2**-0.5
@@ -109,11 +109,11 @@ class Strang(diffrax.AbstractAdaptiveSolver):
             whole, first, second = (generator.at(t0 + share * (t1 - t0)).lines() for share in (0.5, 0.25, 0.75))
         else:
             whole = first = second = generator.lines()
-        once, _ = _splitting(_relaxations(whole, h), y0, y0)
+        once, spare = _splitting(_relaxations(whole, h), y0, ())
         half = _relaxations(first, h / 2)
         # Without time the second half has the factors of the first.
         again = _relaxations(second, h / 2) if generator.time_dependent else half
-        raw, _ = _splitting(again, *_splitting(half, y0, y0))
+        raw, _ = _splitting(again, *_splitting(half, y0, spare))
         # Both lack a term in h^3, one four times that of the other: third order without it.
         error = (once - raw) / 3
         closed = all("absorbing" not in sides for sides in generator.grid.boundary)
@@ -135,13 +135,11 @@ class _Relaxation(eqx.Module):
     tau: Float[Array, ""]
     factor: Chain | Ring
 
-    def __call__(self, p: Array, spare: Array) -> tuple[Array, Array]:
-        """`p` relaxed, in the place of `spare`; and what is spare then."""
-        entered = self.lines.enter(p)
-        # Once brought into line `p` itself is spare.
-        spare = (spare if self.lines.aligned else p).reshape(entered.shape)
-        relaxed = _relaxed(entered, spare, self.lines.rates, self.tau, self.factor)
-        return self.lines.leave(relaxed), entered.reshape(p.shape)
+    def __call__(self, p: Array, spare: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
+        """`p` relaxed, made in the place of `spare` if that is as large; and what is spare then."""
+        p = self.lines.enter(p)
+        relaxed, spare = _relaxed(p, self.factor.room(p, spare), self.lines.rates, self.tau, self.factor)
+        return self.lines.leave(relaxed), lax.stop_gradient(spare)
 
 
 # R(z) = s ((1 - g) s - (1 - 2g))/g with s = 1/(1 - g z), and g = 1 - 1/sqrt(2).
@@ -149,19 +147,15 @@ _SHARE = 1 + 2**0.5
 
 
 @eqx.filter_custom_jvp
-def _relaxed(p: Array, spare: Array, rates: AxisRates, tau: Array, factor: Chain | Ring) -> Array:
-    def once(swept, shares):
-        return implicit_sum(tau, factor, shares[0], swept, shares[1], p), None
-
-    # A loop over the two sweeps compiles half as much as writing both out, and keeps transposes out of them.  Its first
-    # sweep takes nothing of `spare`, any finite values, but writes there what would else need a copy of `p`.
-    return lax.scan(once, spare, jnp.asarray([(0, 1), (_SHARE, 1 - _SHARE)], p.dtype))[0]
+def _relaxed(p: Array, spare: tuple[Array, ...], rates: AxisRates, tau: Array, factor: Chain | Ring):
+    a, b = jnp.asarray([(0, _SHARE), (1, 1 - _SHARE)], p.dtype)
+    return implicit_sums(tau, factor, a, b, p, spare)
 
 
 @_relaxed.def_jvp
 def _(primals, tangents):
     # Written out, both sweeps' derivatives read densities that a loop would have to stack and copy.
-    p, _, rates, tau, factor = primals
+    p, spare, rates, tau, factor = primals
     dp, _, drates, dtau, _ = tangents
     sweep = implicit(rates, tau, factor)
     first = sweep(p)
@@ -177,7 +171,8 @@ def _(primals, tangents):
         return by_rates if dtau is None else by_rates + dtau * rates.apply(x)
 
     slope = sweep(dp + moved(first))
-    return second, sweep(_SHARE * slope + (1 - _SHARE) * dp + moved(second))
+    slope = sweep(_SHARE * slope + (1 - _SHARE) * dp + moved(second))
+    return (second, spare), (slope, jax.tree.map(jnp.zeros_like, spare))
 
 
 def _relaxations(lines: Sequence[Lines], h: Float[Array, ""]) -> list[_Relaxation]:
@@ -189,7 +184,7 @@ def _relaxations(lines: Sequence[Lines], h: Float[Array, ""]) -> list[_Relaxatio
     return made
 
 
-def _splitting(relaxations: Sequence[_Relaxation], p: Array, spare: Array) -> tuple[Array, Array]:
+def _splitting(relaxations: Sequence[_Relaxation], p: Array, spare: tuple[Array, ...]):
     *outer, last = relaxations
     for relax in (*outer, last, *reversed(outer)):
         p, spare = relax(p, spare)
