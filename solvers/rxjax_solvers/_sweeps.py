@@ -90,14 +90,29 @@ def _along(step: Callable[..., Array], parts: tuple[Array, ...], down: bool = Fa
 
 
 def _scan_pivots(up: Array, down: Array, loss: Array) -> Array:
-    """Reciprocal pivots of the elimination from the first cell upwards."""
+    """Reciprocal pivots of the elimination from the first cell upwards; `loss` may be one row for all."""
+    n = up.shape[0]
+    lost = lambda i: loss[0] if loss.shape[0] == 1 else _row(loss, i)
 
-    def eliminate(i, here, below):
+    def one(i, below, inverse):
         # What a cell loses, and the share of what it sends down that does not come up again.
-        return here + _row(down, i) * (below / (below + _row(up, i - 1)))
+        here = lost(i) + _row(down, i) * (below / (below + _row(up, i - 1)))
+        # Else it would be made a second time.
+        here = lax.optimization_barrier(here)
+        return here, _with_row(inverse, 1 / (here + _row(up, i)), i)
+
+    # Two rows in turns: one carried alone would lie where the next one is written.
+    def two(k, carry):
+        even, _, inverse = carry
+        odd, inverse = one(2 * k + 1, even, inverse)
+        even, inverse = one(2 * k + 2, odd, inverse)
+        return even, odd, inverse
 
     # Nothing lies below the first cell: what it sends down (an absorbing side, the seam) leaves for good.
-    return 1 / (_joined(_along(eliminate, _parts(loss.at[0].add(down[0])))) + up)
+    first = loss[0] + down[0]
+    inverse = jnp.zeros((n, *first.shape), first.dtype).at[0].set(1 / (first + up[0]))
+    even, _, inverse = lax.fori_loop(0, (n - 1) // 2, two, (first, jnp.zeros_like(first), inverse))
+    return inverse if n % 2 else one(n - 1, even, inverse)[1]
 
 
 def _scan_solve(up: Array, down: Array, inverse: Array, d: Array) -> Array:
@@ -296,18 +311,22 @@ class Ring(eqx.Module):
 
 def _chain(up: Array, down: Array, loss: Array) -> Chain:
     args = (up, down, loss)
-    return Chain(up, down, lax.platform_dependent(*args, cpu=_scan_pivots, default=lambda up, down, loss: loss))
+    default = lambda up, down, loss: jnp.broadcast_to(loss, up.shape)
+    return Chain(up, down, lax.platform_dependent(*args, cpu=_scan_pivots, default=default))
 
 
 def factor(
-    up: Inexact[Array, "n *rest"], down: Inexact[Array, "n *rest"], loss: Inexact[Array, "n *rest"], periodic: bool
+    up: Inexact[Array, "n *rest"], down: Inexact[Array, "n *rest"], loss: Inexact[Array, "rows *rest"], periodic: bool
 ) -> Chain | Ring:
     """The factor of `A p = (loss + up + down) p - inflow` along the first axis; `loss >= 0` are its column sums.
+
+    `loss` has as many rows as the rates, or one for all.
 
     Complex ones, away from the spectrum, keep the accuracy though not the signs.
     """
     if not periodic:
         return _chain(up, down, loss)
+    loss = jnp.broadcast_to(loss, up.shape)
     chain = _chain(up[:-1], down[:-1], loss[:-1])
     from_last = jnp.zeros_like(up[:-1]).at[0].add(up[-1]).at[-1].add(down[-1])
     to_last = jnp.zeros_like(up[:-1]).at[0].add(down[0]).at[-1].add(up[-2])
@@ -323,7 +342,7 @@ def _per(tau: Array) -> Array:
 def step_factor(rates: AxisRates, tau: Float[Array, ""]) -> Chain | Ring:
     """The factor of `1/tau - W` along one axis: no rates but the generator's own, which lengths of step share."""
     up, down = lax.stop_gradient((rates.up, rates.down))
-    return factor(up, down, jnp.broadcast_to(_per(tau), up.shape), rates.periodic)
+    return factor(up, down, jnp.broadcast_to(_per(tau), (1, *up.shape[1:])), rates.periodic)
 
 
 def implicit_sums(tau: Float[Array, ""], factored: Chain | Ring, a: Array, b: Array, p: Array, parts):
