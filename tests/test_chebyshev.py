@@ -8,9 +8,9 @@ import pytest
 import scipy.linalg
 
 import rxjax_solvers as rxs
+from rxjax_solvers._attempt import operator, transposed_operator
 from rxjax_solvers._chebyshev import sweep
 from rxjax_solvers._deflated import stationary_law
-from rxjax_solvers._shift_invert import _apply, _transpose
 
 TIMES = jnp.linspace(0.1, 4.0, 8)
 
@@ -55,7 +55,7 @@ def swept(make, kT, times, gs, tol):
     law, result = stationary_law(W)
     law = jnp.where(result == rxs.RESULTS.successful, law * W.mass(p0), 0)
     factor = rxs.factorize(W, shift=jnp.asarray(20.0, times.dtype))
-    found = sweep(W, law, factor, _apply(factor, law, W)[0], _transpose(factor, law)[0], p0, gs, times, tol)
+    found = sweep(W, law, factor, operator(factor, law, W)[0], transposed_operator(factor, law)[0], p0, gs, times, tol)
     return found.served, found.dp0, pull(found.slope)[0]
 
 

@@ -12,7 +12,7 @@ import scipy.sparse
 import rxjax_solvers as rxs
 from rxjax_solvers._elimination._neighbours import neighbour
 from rxjax_solvers._factorization import usual
-from rxjax_solvers._multigrid._elimination import IterativeElimination
+from rxjax_solvers._multigrid._elimination import IterativeElimination, _relative
 from rxjax_solvers._multigrid._halving import Chain, evened, halve, parted
 from rxjax_solvers._multigrid._levels import _inverted, grid_levels
 
@@ -55,6 +55,29 @@ def test_solves_like_elimination(shape, boundary, tensor):
         found = np.asarray(found).ravel()
         assert np.all(found[~keep] == 0)
         np.testing.assert_allclose(found[keep], value, atol=1e-8 * np.abs(value).max())
+
+
+@pytest.mark.parametrize("drift", [False, True])
+def test_a_solve_takes_an_error_where_one_is_given(drift):
+    """No more than asked, in the sum for densities, in the largest value for functions, and not far less."""
+    grid, shift = rxs.Grid(-2.0, 2.0, (24, 20)), 2.0
+    b, g = jax.random.normal(jax.random.key(2), (2, *grid.shape))
+
+    @jax.jit
+    def run(error):
+        if drift:
+            W = rxs.FokkerPlanck(lambda x: -jax.grad(wells)(x) + jnp.array([x[1], -x[0]]), 0.2, grid)
+        else:
+            W = rxs.FokkerPlanck.from_potential(wells, grid, 0.2)
+        fast, exact = (
+            rxs.factorize(W, shift=shift, method=m).elimination for m in (rxs.Iteration(), rxs.Elimination())
+        )
+        off = fast.solve(b, error) - exact.solve(b), fast.transpose_solve(g, error) - exact.transpose_solve(g)
+        return jnp.sum(jnp.abs(off[0])), jnp.max(jnp.abs(off[1]))
+
+    for error in (1e-1, 1e-3, 1e-6):
+        found = np.array(run(jnp.asarray(error)))
+        assert np.all(found < error) and np.all(found > 1e-4 * error), (error, found)
 
 
 def test_coarser_grids_keep_mass_and_the_gibbs_law():
@@ -126,7 +149,7 @@ def test_densities_by_detailed_balance_and_without():
             for method in (rxs.Iteration(), rxs.Elimination())
         ]
         assert isinstance(factors[0].elimination, IterativeElimination)
-        _, found = factors[0].elimination._balanced(b)
+        _, found = factors[0].elimination._balanced(b, _relative, None)
         return found, *(factor.solve(b) for factor in factors)
 
     found, x, exact = run(jnp.array([0.1, 0.04, 0.1]), jnp.array([0.0, 0.0, 1.0]))

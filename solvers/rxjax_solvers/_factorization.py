@@ -77,7 +77,7 @@ class Iteration(AbstractFactorization):
 
     - `tol`: relative error of a solve: of densities in the sum of absolute values; of functions of each value by
         itself where the source is not negative (passage times, committors), else of the largest.  1e-10 if not given,
-        and 3e-5 in float32.
+        and 3e-5 in float32.  `ShiftInvert` asks for less where that will do.
     - `max_steps`: cycles.
 
     **Good values:** the defaults.  **How it fails:** barriers beyond some 35 kT with a potential, 10 to 20 kT without

@@ -15,8 +15,12 @@ _DEGREE, _SQUARINGS = 8, 6
 _SHORT = 0.3
 # Vectors are read by so many at once, and only those that are there.
 BLOCK = 8
+# Sums of vectors are made for so many of their elements at once.
+_COLUMNS = 1024
 # Products that add less than so many roundings to the space add nothing.
 _NOTHING = 32
+# What a pass leaves is orthogonal to so many roundings times how much shorter it has become.
+_MUCH = 100.0
 
 
 def _quadratics() -> list:
@@ -40,7 +44,7 @@ class Krylov(eqx.Module):
     """An orthonormal basis of `b, K b, K^2 b, ...` and `K` in it.
 
     - `blocks`: the basis, at least m + 1 vectors, so many at a time; zeros where there are none yet.
-    - `newest`: the last of them.
+    - `newest`, `second`: the last of them, and the one before.
     - `projected`: (m + 1, m), `K basis[j] = sum_i projected[i, j] basis[i]`.
     - `sizes`: (m + 1,), sums of absolute values of the basis.
     - `norm`: of `b = norm basis[0]`.
@@ -49,6 +53,7 @@ class Krylov(eqx.Module):
 
     blocks: tuple[Float[Array, "block n"], ...]
     newest: Float[Array, "n"]
+    second: Float[Array, "n"]
     projected: Float[Array, "m1 m"]
     sizes: Float[Array, "m1"]
     norm: Float[Array, ""]
@@ -66,7 +71,8 @@ def start(b: Float[Array, "n"], size: int) -> Krylov:
     none = jnp.zeros((BLOCK, b.size), b.dtype)
     blocks = (none.at[0].set(first), *[none] * (size // BLOCK))
     sizes = jnp.zeros(size + 1, b.dtype).at[0].set(jnp.sum(jnp.abs(first)))
-    return Krylov(blocks, first, jnp.zeros((size + 1, size), b.dtype), sizes, norm, jnp.zeros((), jnp.int32))
+    none = jnp.zeros_like(first)
+    return Krylov(blocks, first, none, jnp.zeros((size + 1, size), b.dtype), sizes, norm, jnp.zeros((), jnp.int32))
 
 
 def extend(
@@ -76,9 +82,11 @@ def extend(
     dimension: int | Int[Array, ""] | None = None,
     project: Callable[[Array], Array] = lambda w: w,
 ) -> Krylov:
-    """`steps` further products with `apply`, orthogonalised twice; images of `apply` fill `dimension` at most.
+    """`steps` further products with `apply`, orthogonal to the others; images of `apply` fill `dimension` at most.
 
-    `project` removes, orthogonally, what no image of `apply` may hold.
+    First the last two, which hold most of an image where the process is reversible, are taken from it, then all, and
+    once more where that takes away much (Daniel, Gragg, Kaufman and Stewart 1976).  `project` removes, orthogonally,
+    what no image of `apply` may hold.
     """
     dimension = krylov.newest.size if dimension is None else dimension
 
@@ -86,40 +94,76 @@ def extend(
         j = krylov.used
         w = apply(krylov.newest)
         scale = jnp.sqrt(jnp.sum(w**2))
+        last = jnp.sum(krylov.newest * w)
+        w = w - last * krylov.newest
+        second = jnp.sum(krylov.second * w)
+        w = w - second * krylov.second
+        column = jnp.zeros(krylov.sizes.shape[0], w.dtype).at[j].set(last)
+        column = column.at[jnp.maximum(j - 1, 0)].add(jnp.where(j > 0, second, 0))
 
-        def orthogonalise(carry, _):
-            w, column, _, norm = carry
+        def orthogonalise(carry):
+            passes, w, column, _, norm = carry
             along, part = _within(krylov.blocks, w, j)
             w = project(w - part)
-            return (w, column + along[: column.size], norm, jnp.sqrt(jnp.sum(w**2))), None
+            return passes + 1, w, column + along[: column.size], norm, jnp.sqrt(jnp.sum(w**2))
 
-        none = jnp.zeros(krylov.sizes.shape[0], w.dtype)
-        (w, column, before, norm), _ = lax.scan(orthogonalise, (w, none, scale, scale), length=2)
-        # Nothing new but rounding, much of it within the space (Daniel, Gragg, Kaufman and Stewart 1976): the space is
-        # invariant, and what follows stays zero.
-        new = (norm > _NOTHING * jnp.finfo(w.dtype).eps * scale) & (norm > before / 2)
+        def go_on(carry):
+            passes, _, _, before, norm = carry
+            return (passes == 0) | ((passes == 1) & (norm < before / _MUCH))
+
+        begin = jnp.zeros((), jnp.int32), w, column, scale, jnp.sqrt(jnp.sum(w**2))
+        passes, w, column, before, norm = lax.while_loop(go_on, orthogonalise, begin)
+        # Nothing new but rounding, much of it within the space: the space is invariant, and what follows stays zero.
+        new = (norm > _NOTHING * jnp.finfo(w.dtype).eps * scale) & ((passes < 2) | (norm > before / 2))
         new = new & (j + 1 < dimension)
         norm = jnp.where(new, norm, 0)
         column = column.at[j + 1].set(norm)
         w = jnp.where(new, w / jnp.where(new, norm, 1), 0)
         blocks = tuple(_put(block, w, j + 1 - i * BLOCK) for i, block in enumerate(krylov.blocks))
         sizes = krylov.sizes.at[j + 1].set(jnp.sum(jnp.abs(w)))
-        return Krylov(blocks, w, krylov.projected.at[:, j].set(column), sizes, krylov.norm, j + 1)
+        projected = krylov.projected.at[:, j].set(column)
+        return Krylov(blocks, w, krylov.newest, projected, sizes, krylov.norm, j + 1)
 
     return lax.fori_loop(0, steps, step, krylov)
 
 
-def combine(krylov: Krylov, ys: Float[Array, "rows m1"], beside: Float[Array, "n"]) -> Float[Array, "rows n"]:
-    """`beside` and what the vectors make of each row of `ys`, whose shares beyond the last vector are zero."""
-    ones = jnp.ones((ys.shape[0], 1), ys.dtype)
+def combine(
+    krylov: Krylov,
+    ys: Float[Array, "rows m1"],
+    onto: Float[Array, "rows n"],
+    merge: Callable[[Array, Array, Callable[[Array], Array]], Array],
+) -> Float[Array, "rows n"]:
+    """`onto` with what `merge(made, onto, cut)` makes of it and of the vectors' sums with shares `ys`.
 
-    def of_blocks(count):
-        vectors = jnp.concatenate([*krylov.blocks[:count], beside[None]])
-        shares = jnp.pad(ys[:, : count * BLOCK], ((0, 0), (0, max(0, count * BLOCK - ys.shape[1]))))
-        return jnp.matmul(jnp.concatenate([shares, ones], axis=1), vectors, precision=lax.Precision.HIGHEST)
-
+    It is given some columns at a time, and `cut` takes the same from an array of shape (n,).  The shares beyond the
+    last vector are zero.
+    """
+    shares = jnp.pad(ys, ((0, 0), (0, len(krylov.blocks) * BLOCK - ys.shape[1])))
     counts = range(1, len(krylov.blocks) + 1)
-    return lax.switch(krylov.used // BLOCK, [lambda count=count: of_blocks(count) for count in counts])
+
+    n = onto.shape[1]
+    width = min(_COLUMNS, n)
+
+    # In place, some columns after the other: memory that is new to a process is slow.
+    def some(i, onto):
+        begin = jnp.minimum(i * width, n - width)
+        cut = lambda a: lax.dynamic_slice_in_dim(a, begin, width, axis=a.ndim - 1)
+
+        def made(count):
+            vectors = jnp.concatenate([cut(block) for block in krylov.blocks[:count]])
+            return jnp.matmul(shares[:, : count * BLOCK], vectors, precision=lax.Precision.HIGHEST)
+
+        sums, before = (
+            lax.switch(krylov.used // BLOCK, [lambda count=count: made(count) for count in counts]),
+            cut(onto),
+        )
+        # The last of them may begin within those before.
+        new = begin + jnp.arange(width, dtype=i.dtype) >= i * width
+        return lax.dynamic_update_slice_in_dim(
+            onto, jnp.where(new[None], merge(sums, before, cut), before), begin, axis=1
+        )
+
+    return lax.fori_loop(0, -(-n // width), some, onto)
 
 
 def _put(block: Array, w: Array, at: Array) -> Array:

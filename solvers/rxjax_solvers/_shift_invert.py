@@ -8,22 +8,18 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int, Shaped
 
+from ._attempt import SHARE, Parts, again, attempt, dimension, operator, transposed_operator
 from ._chebyshev import FEW, paired, sweep
 from ._checks import positive
 from ._compiled import compiled
 from ._deflated import stationary_law
-from ._factor import Factor, assemble
 from ._factorization import AbstractFactorization, repeated
 from ._generator import AbstractGenerator
-from ._krylov import BLOCK, Krylov, combine, evolve, extend, inner_integral, inverse, rounding, start
+from ._krylov import BLOCK, combine, evolve, extend, inner_integral, inverse, start
 from ._results import RESULTS, outcome
 
-# Products between two looks at the error, and fewer once it is within this factor of what is asked.
-_CHUNK, _FEW, _NEARLY = 8, 4, 1e3
-# The error is also what so many products changed.
-_LAG = 3
-# The rate of the factor over the inverse of the time it serves, and by how much it grows when that does not do.
-_PER_TIME, _FASTER = 15.0, 8.0
+# The rate of the factor over the inverse of the one time it serves, of many, and how it grows when that does not do.
+_ALONE, _PER_TIME, _FASTER = 5.0, 15.0, 8.0
 # Times up to so many first ones are served by one factor from the start; rounding allows fewer in float32.
 _SPAN, _SHORT_SPAN = 30.0, 5.0
 # Rate times time outside of which the derivative, unlike the density, asks for a factor nearer to the time.
@@ -46,9 +42,10 @@ class ShiftInvert(eqx.Module):
     - `max_krylov`: vectors for one factor.
     - `max_factors`: factors tried.
     - `factorization`: `Elimination()` or `Iteration()`; if not given elimination within its reach, where a factor is
-        made once and each of many solves is cheap.
+        made once and each of many solves is cheap.  By iteration a solve is as accurate as `tol` needs: the later, the
+        less (V. Simoncini and D. B. Szyld, SIAM J. Sci. Comput. 25, 454, 2003), and all of them add to the error.
 
-    **Good values:** the defaults; 8 to 44 solves for 1e-9.  **How it fails:** early times after a start uphill over
+    **Good values:** the defaults; 8 to 40 solves for 1e-9.  **How it fails:** early times after a start uphill over
     many kT need several factors; if they do not suffice the result is `RESULTS.not_converged`.  A density may be
     negative within the error; if it is by more than `tol` the result is `RESULTS.negative`.
 
@@ -119,13 +116,6 @@ def _solved(
     return ps, result, dict(num_steps=solves, num_factors=factors, error=error)
 
 
-class _Parts(eqx.Module):
-    """What an attempt leaves for its transpose."""
-
-    factor: Factor
-    krylov: Krylov
-
-
 class _Attempts(eqx.Module):
     """Rates of the factors, vectors used with each, which of them served each time, and how many were made."""
 
@@ -141,103 +131,12 @@ def _law(generator: AbstractGenerator, p0: Array, method: AbstractFactorization 
     return jnp.where(result == RESULTS.successful, law * generator.mass(p0), 0)
 
 
-def _apply(factor: Factor, law: Array, generator: AbstractGenerator):
-    """`(1 - W/s)^-1` on changes of density, flat in and out, and what takes their mass away.
-
-    At late times an image is far smaller than its source, so that rounding in the mass of one would be another's law.
-    """
-    total = generator.mass(law)
-    unit = law / jnp.where(total == 0, 1, total)
-
-    def apply(v):
-        w = factor.shift * factor.elimination.solve(v.reshape(law.shape))
-        return (w - unit * generator.mass(w)).ravel()
-
-    return apply, lambda v: v - jnp.where(total > 0, jnp.mean(v), 0)
-
-
-def _dimension(law: Array) -> Array:
-    """Of what is left beside the law: in no more directions than that the inverse exists."""
-    return law.size - jnp.any(law > 0).astype(jnp.int32)
-
-
-def _begin(generator: AbstractGenerator, p0: Array, law: Array, rate: Array, size, method):
-    """A factor at `rate`, the space of the first vector, and how it grows."""
-    factor = assemble(generator, [], rate, method)
-    apply, project = _apply(factor, law, generator)
-    grow = lambda krylov, steps: extend(krylov, apply, steps, _dimension(law), project)
-    return factor, start(project((p0 - law).ravel()), size), grow
-
-
-def _attempt(generator: AbstractGenerator, p0: Array, law: Array, span: Array, rate: Array, tol: Array, size, method):
-    """A factor at `rate`, vectors until the error is small at some of the times, densities and errors at all.
-
-    The densities have a row for the first time, with nothing in it.
-    """
-    factor, krylov, grow = _begin(generator, p0, law, rate, size, method)
-    some = span[jnp.unique(jnp.array([0, span.size // 3, 2 * span.size // 3, span.size - 1]), size=min(4, span.size))]
-
-    def errors(krylov, times):
-        both = jnp.stack([krylov.used, krylov.used - _LAG])
-        (ys, before), (outside, _) = lax.map(lambda used: _coordinates(krylov, used, rate, times), both)
-        lengths = krylov.sizes * _volume(generator)
-        change = jnp.abs(ys - before) @ lengths
-        error = jnp.maximum(change, outside * lengths[krylov.used])
-        now, first = jnp.abs(ys) @ lengths, krylov.norm * lengths[0]
-        error = error + rounding(rate * times, now, first)
-        return ys, jnp.where(jnp.isfinite(error), error, jnp.inf)
-
-    products = lambda error: jnp.where(error < _NEARLY * tol, _FEW, _CHUNK).astype(jnp.int32)
-
-    def go_on(carry):
-        krylov, error = carry
-        return (error > tol) & (krylov.used + products(error) <= size)
-
-    def further(carry):
-        krylov = grow(carry[0], products(carry[1]))
-
-        # One time after the other until one is not served: of spaces that are too small the first tells.
-        def look(carry):
-            k, error = carry
-            return k + 1, jnp.maximum(error, errors(krylov, some[k][None])[1][0])
-
-        unseen = jnp.zeros((), jnp.int32), jnp.zeros((), p0.dtype)
-        return krylov, lax.while_loop(lambda c: (c[0] < some.size) & (c[1] <= tol), look, unseen)[1]
-
-    krylov, _ = lax.while_loop(go_on, further, (krylov, jnp.full((), jnp.inf, p0.dtype)))
-    ys, error = errors(krylov, span)
-    ys = jnp.where(jnp.isfinite(error)[:, None], ys, 0)
-    # A row of zeros for the first time, rather than a copy of all the others.
-    ps = combine(krylov, jnp.pad(ys, ((1, 0), (0, 0))), law.ravel())
-    return ps.reshape(-1, *law.shape), error, _Parts(factor, krylov)
-
-
-def _again(generator: AbstractGenerator, p0: Array, law: Array, rate: Array, used: Array, size, method) -> _Parts:
-    """The factor and the space of an earlier attempt."""
-    factor, krylov, grow = _begin(generator, p0, law, rate, size, method)
-    return _Parts(factor, grow(krylov, used))
-
-
 def _next(rates: Array, tried: Array, errors: Array, span: Array) -> Array:
     """The rate after those tried: that of the worst time, or a faster one if that has been tried."""
     known = jnp.arange(rates.size, dtype=jnp.int32) < tried
     rate = _PER_TIME / span[jnp.argmax(errors)]
     near = known & (rates > rate / 2) & (rates < 2 * rate)
     return jnp.where(jnp.any(near), _FASTER * jnp.max(jnp.where(known, rates, 0)), rate)
-
-
-def _volume(generator: AbstractGenerator) -> Array:
-    one = jnp.ones((), generator.outflow().dtype)
-    return one if generator.grid is None else generator.grid.cell_volume.astype(one.dtype)
-
-
-def _coordinates(krylov: Krylov, used: Array, rate: Array, times: Array) -> tuple[Array, Array]:
-    """The density's coordinates at some times; and what was outside of the space, now or in all the time before."""
-    k, last = inverse(krylov, used), used - 1
-    first = jnp.zeros(k.shape[0], k.dtype).at[0].set(krylov.norm)
-    ys, ends = evolve(k, first, rate, times, last)
-    outside = jnp.maximum(jnp.abs(krylov.projected[used, last] * ends), jnp.abs(ys[:, used]))
-    return ys.at[:, used].set(0), outside
 
 
 @eqx.filter_custom_vjp
@@ -253,27 +152,23 @@ def _run(problem, tol, method, max_krylov, max_factors):
     tol = tol * generator.mass(p0)
     reach = _SPAN if p0.dtype == jnp.float64 else _SHORT_SPAN
     serves = jnp.minimum(jnp.sqrt(span[0] * span[-1]), reach * span[0])
-    attempt = lambda rate: _attempt(generator, p0, law, span, rate, tol, max_krylov, method)
-    shapes = eqx.filter_eval_shape(attempt, tol)[2]
-    empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    one = lambda rate, known: attempt(generator, p0, law, span, rate, tol, max_krylov, method, known)
     best = jnp.zeros((ts.size, *p0.shape), p0.dtype).at[0].set(p0), jnp.full(span.shape, jnp.inf, p0.dtype)
+    shapes = eqx.filter_eval_shape(one, tol, best)[3]
+    empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     none = jnp.zeros((), jnp.int32)
-    rates = jnp.full(max_factors, _PER_TIME / serves, p0.dtype)
+    per_time = jnp.minimum(_ALONE * jnp.cbrt(span[-1] / span[0]), _PER_TIME)
+    rates = jnp.full(max_factors, per_time / serves, p0.dtype)
     attempts = _Attempts(rates, jnp.zeros(max_factors, jnp.int32), jnp.zeros(span.shape, jnp.int32), none)
 
     def go_on(carry):
         (_, error), _, attempts = carry
         return (attempts.tried == 0) | (jnp.any(error > tol) & (attempts.tried < max_factors))
 
-    def again(carry):
-        (ps, error), _, attempts = carry
+    def next_one(carry):
+        known, _, attempts = carry
         n = attempts.tried
-        new, new_error, parts = attempt(attempts.rates[n])
-        better = new_error < error
-        rows = jnp.pad(better, (1, 0)).reshape(-1, *[1] * p0.ndim)
-        mixed, whole = lambda ps, new: jnp.where(rows, new, ps), lambda ps, new: new.at[0].set(p0)
-        ps = lax.cond(jnp.all(better), whole, mixed, ps, new)
-        error = jnp.where(better, new_error, error)
+        ps, error, better, parts = one(attempts.rates[n], known)
         attempts = _Attempts(
             attempts.rates.at[n + 1].set(_next(attempts.rates, n + 1, error, span), mode="drop"),
             attempts.used.at[n].set(parts.krylov.used),
@@ -282,7 +177,7 @@ def _run(problem, tol, method, max_krylov, max_factors):
         )
         return (ps, error), parts, attempts
 
-    (ps, error), parts, attempts = lax.while_loop(go_on, again, (best, empty, attempts))
+    (ps, error), parts, attempts = lax.while_loop(go_on, next_one, (best, empty, attempts))
     out = ps, error / generator.mass(p0), jnp.sum(attempts.used, dtype=jnp.int32), attempts.tried
     return out, (law, parts, attempts)
 
@@ -305,7 +200,7 @@ def _backward(residuals, cotangents, perturbed, problem, tol, method, max_krylov
     dts = slopes.at[0].set(-jnp.sum(slopes[1:]))
     of_first, gs = gs[0], gs[1:]
     span = ts[1:] - ts[0]
-    frozen = lax.stop_gradient(generator)
+    frozen, mass = lax.stop_gradient((generator, generator.mass(p0)))
 
     matters = jnp.any(gs.reshape(span.size, -1) != 0, axis=1)
     reach = attempts.rates[attempts.which] * span
@@ -320,8 +215,8 @@ def _backward(residuals, cotangents, perturbed, problem, tol, method, max_krylov
         which = jnp.where(first, (attempts.which == n) & ~far, jnp.arange(span.size, dtype=jnp.int32) == one)
 
         def add():
-            again = lambda: _again(frozen, p0, law, rate, used, max_krylov, method)
-            latest = lax.cond(n == attempts.tried - 1, lambda: parts, again)
+            remade = lambda: again(frozen, p0, law, span, rate, used, mass * tol, max_krylov, method)
+            latest = lax.cond(n == attempts.tried - 1, lambda: parts, remade)
             mine = jnp.where(which.reshape(-1, *[1] * p0.ndim), gs, 0)
             dp0, slope = _derivatives(frozen, p0, law, latest, mine, span, tol)
             return carry[0] + dp0, jax.tree.map(jnp.add, carry[1], slope)
@@ -334,40 +229,30 @@ def _backward(residuals, cotangents, perturbed, problem, tol, method, max_krylov
     return slope, dp0, dts
 
 
-def _derivatives(generator: AbstractGenerator, p0: Array, law: Array, parts: _Parts, gs: Array, span: Array, tol):
+def _derivatives(generator: AbstractGenerator, p0: Array, law: Array, parts: Parts, gs: Array, span: Array, tol):
     """Derivatives with respect to `p0` and `generator`: the times that one sweep serves, then one after the other."""
     if span.size < FEW:
-        return _transposed(generator, p0, law, parts, gs, span)
-    apply, _ = _apply(parts.factor, law, generator)
-    transposed, _ = _transpose(parts.factor, law)
+        return _transposed(generator, p0, law, parts, gs, span, tol)
+    apply, _ = operator(parts.factor, law, generator)
+    transposed, _ = transposed_operator(parts.factor, law)
     swept = sweep(generator, law, parts.factor, apply, transposed, p0, gs, span, tol)
     gs = jnp.where(swept.served.reshape(-1, *[1] * p0.ndim), 0, gs)
     nothing = lambda: (jnp.zeros_like(p0), jax.tree.map(jnp.zeros_like, swept.slope))
-    rest = lambda: _transposed(generator, p0, law, parts, gs, span)
+    rest = lambda: _transposed(generator, p0, law, parts, gs, span, tol)
     dp0, slope = lax.cond(jnp.any(gs != 0), rest, nothing)
     return swept.dp0 + dp0, jax.tree.map(jnp.add, swept.slope, slope)
 
 
-def _transpose(factor: Factor, law: Array):
-    """The transpose of `(1 - W/s)^-1` on functions of mean zero under the law, and what takes their means away."""
-    weight = law / jnp.where(jnp.any(law > 0), jnp.sum(law), 1)
-
-    def apply(v):
-        u = factor.shift * factor.elimination.transpose_solve(v.reshape(law.shape))
-        return (u - jnp.sum(weight * u)).ravel()
-
-    unit = weight.ravel() / jnp.where(jnp.any(law > 0), jnp.linalg.norm(weight), 1)
-    return apply, lambda v: v - unit * jnp.sum(unit * v)
-
-
-def _transposed(generator: AbstractGenerator, p0: Array, law: Array, parts: _Parts, gs: Array, span: Array):
+def _transposed(generator: AbstractGenerator, p0: Array, law: Array, parts: Parts, gs: Array, span: Array, tol: Array):
     """Derivatives with respect to `p0` and `generator`: one transposed run for each time that matters."""
     rate, size = parts.factor.shift, parts.krylov.sizes.size - 1
     weight = law / jnp.where(jnp.any(law > 0), jnp.sum(law), 1)
     # The law takes part as one more direction, which stands still.
     small = jnp.pad(inverse(parts.krylov, parts.krylov.used)[:-1, :-1], ((0, 1), (0, 1))).at[-1, -1].set(1)
     first = jnp.zeros(small.shape[0], p0.dtype).at[0].set(parts.krylov.norm).at[-1].set(1)
-    apply, project = _transpose(parts.factor, law)
+    apply, project = transposed_operator(parts.factor, law)
+    share = SHARE * tol / jnp.maximum(1, rate * span[-1])
+    rough = lambda v: apply(v, jnp.maximum(share, parts.factor.elimination.tol) * jnp.max(jnp.abs(v)))
 
     # A loop over those that matter, not a condition within one over all: batched, both sides of it would be run.
     matters = jnp.any(gs.reshape(span.size, -1) != 0, axis=1)
@@ -377,24 +262,27 @@ def _transposed(generator: AbstractGenerator, p0: Array, law: Array, parts: _Par
         g, t = gs[which[i]], span[which[i]]
         mean = jnp.sum(weight * g)
         space = start(project((g - mean).ravel()), size)
-        space = extend(space, apply, parts.krylov.used, _dimension(law), project)
+        space = extend(space, rough, parts.krylov.used, dimension(law), project)
         dual = inverse(space, space.used)[:-1, :-1]
         seed = jnp.zeros(dual.shape[0], p0.dtype).at[0].set(space.norm)
         end = evolve(dual, seed, rate, t[None])[0]
         pairs = inner_integral(dual, small, seed, first, rate, t)
-        # One product for both: what the vectors make of the end, and of each of the density's.
-        both = combine(space, jnp.concatenate([end, pairs.T]), jnp.zeros(p0.size, p0.dtype))
-        return carry[0] + mean + both[0].reshape(p0.shape), carry[1] + both[1:]
+        # Both at once: what the vectors make of the end, and of each of the density's and the law.
+        shares = jnp.concatenate([end, pairs.T[:size], gap, pairs.T[size:]])
+        return carry[0] + mean, combine(space, shares, carry[1], lambda made, both, _: both + made)
 
-    zero = jnp.zeros_like(p0), jnp.zeros((small.shape[0], p0.size), p0.dtype)
-    dp0, duals = lax.fori_loop(0, jnp.sum(matters, dtype=jnp.int32), one, zero)
-    basis = parts.krylov.basis
-    rows = jnp.pad(duals[:size], ((0, basis.shape[0] - size), (0, 0)))
+    blocks = parts.krylov.blocks
+    rows = len(blocks) * BLOCK
+    gap = jnp.zeros((rows - size, size), p0.dtype)
+    zero = jnp.zeros((), p0.dtype), jnp.zeros((1 + rows + 1, p0.size), p0.dtype)
+    means, both = lax.fori_loop(0, jnp.sum(matters, dtype=jnp.int32), one, zero)
 
     # So many vectors at a time, and only those that are there.
     def add(i, slope):
-        some = (lax.dynamic_slice_in_dim(a, i * BLOCK, BLOCK) for a in (rows, basis))
-        return jax.tree.map(jnp.add, slope, paired(generator, *some))
+        vectors = lax.switch(i, [lambda block=block: block for block in blocks])
+        duals = lax.dynamic_slice_in_dim(both, 1 + i * BLOCK, BLOCK)
+        return jax.tree.map(jnp.add, slope, paired(generator, duals, vectors))
 
-    slope = paired(generator, duals[size:], law.ravel()[None])
-    return dp0, lax.fori_loop(0, parts.krylov.used // BLOCK + 1, add, slope)
+    slope = paired(generator, both[-1:], law.ravel()[None])
+    slope = lax.fori_loop(0, parts.krylov.used // BLOCK + 1, add, slope)
+    return both[0].reshape(p0.shape) + means, slope

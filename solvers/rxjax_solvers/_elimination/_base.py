@@ -21,9 +21,11 @@ class AbstractElimination(eqx.Module):
     fault: eqx.AbstractClassVar[RESULTS]
 
     @abc.abstractmethod
-    def solve(self, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """`A^-1 b`."""
+    def solve(self, b: Float[Array, "*shape"], error: Float[Array, ""] | None = None) -> Float[Array, "*shape"]:
+        """`A^-1 b`; to `tol`, or where given to an `error` in the sum of absolute values, if that saves anything."""
 
     @abc.abstractmethod
-    def transpose_solve(self, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """`A^-T b`."""
+    def transpose_solve(
+        self, b: Float[Array, "*shape"], error: Float[Array, ""] | None = None
+    ) -> Float[Array, "*shape"]:
+        """`A^-T b`; to `tol`, or where given to an `error` of the largest value, if that saves anything."""

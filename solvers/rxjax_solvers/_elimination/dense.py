@@ -33,8 +33,12 @@ class DenseElimination(AbstractElimination):
         loss = jnp.where(keep, loss.ravel() + exits + lost, 1)
         self.inverted = inverse(jnp.where(both, rates, 0)[None], loss[None])[0]
 
-    def solve(self, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def solve(self, b: Float[Array, "*shape"], error: Float[Array, ""] | None = None) -> Float[Array, "*shape"]:
+        del error
         return jnp.matmul(self.inverted, b.ravel(), precision=lax.Precision.HIGHEST).reshape(b.shape)
 
-    def transpose_solve(self, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def transpose_solve(
+        self, b: Float[Array, "*shape"], error: Float[Array, ""] | None = None
+    ) -> Float[Array, "*shape"]:
+        del error
         return jnp.matmul(b.ravel(), self.inverted, precision=lax.Precision.HIGHEST).reshape(b.shape)

@@ -58,10 +58,14 @@ class DissectionElimination(AbstractElimination):
     def _levels(self) -> tuple[Level, ...]:
         return plan(self.shape, self.periodic, self.hops)
 
-    def solve(self, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def solve(self, b: Float[Array, "*shape"], error: Float[Array, ""] | None = None) -> Float[Array, "*shape"]:
+        del error
         return self._run(b, [(f.inverted, f.onto, f.back) for f in self.fronts])
 
-    def transpose_solve(self, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def transpose_solve(
+        self, b: Float[Array, "*shape"], error: Float[Array, ""] | None = None
+    ) -> Float[Array, "*shape"]:
+        del error
         turned = [tuple(jnp.swapaxes(m, 1, 2) for m in (f.inverted, f.back, f.onto)) for f in self.fronts]
         return self._run(b, turned)
 

@@ -23,8 +23,10 @@ class TridiagonalElimination(AbstractElimination):
         ((up, down),), loss = kept_rates(generator, loss, keep)
         self.factored = factor(up, down, loss, generator.rates[0].periodic)
 
-    def solve(self, b: Float[Array, "n"]) -> Float[Array, "n"]:
+    def solve(self, b: Float[Array, "n"], error: Float[Array, ""] | None = None) -> Float[Array, "n"]:
+        del error
         return self.factored.solve(b)
 
-    def transpose_solve(self, b: Float[Array, "n"]) -> Float[Array, "n"]:
+    def transpose_solve(self, b: Float[Array, "n"], error: Float[Array, ""] | None = None) -> Float[Array, "n"]:
+        del error
         return self.factored.transpose_solve(b)

@@ -55,14 +55,15 @@ class IterativeElimination(AbstractElimination):
         else:
             even = jnp.where(keep, jnp.ones_like(loss), 0)
             rough = jnp.asarray(_ROUGH, loss.dtype)
-            spent, _ = self._residuals(even, False, jnp.ones_like(loss), rough, max_steps)
+            spent, _ = self._residuals(even, False, _relative, jnp.ones_like(loss), rough, max_steps)
             spent = jnp.abs(spent) / jnp.max(jnp.abs(spent))
             self.log_weight = 2 * jnp.log(jnp.where(jnp.isfinite(spent), spent, 1))
 
-    def solve(self, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        residuals = lambda most: self._residuals(b, False, jnp.ones_like(b), self.tol, most)
+    def solve(self, b: Float[Array, "*shape"], error: Float[Array, ""] | None = None) -> Float[Array, "*shape"]:
+        forward = _relative if error is None else _absolute
+        residuals = lambda most: self._residuals(b, False, forward, jnp.ones_like(b), error, most)
         if self.symmetric:
-            x, found = self._balanced(b)
+            x, found = self._balanced(b, forward, error)
             # Under `vmap` both sides are computed, the second in no step where the first has found all.
             most = jnp.where(found, 0, self.max_steps)
             x, found = lax.cond(found, lambda _: (x, found), residuals, most)
@@ -70,15 +71,19 @@ class IterativeElimination(AbstractElimination):
             x, found = residuals(self.max_steps)
         return jnp.where(found, x, jnp.nan)
 
-    def transpose_solve(self, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def transpose_solve(
+        self, b: Float[Array, "*shape"], error: Float[Array, ""] | None = None
+    ) -> Float[Array, "*shape"]:
         weight = jnp.exp(self.log_weight)
         if self.symmetric:
-            x, found = self._gradients(b, True, _within(b), weight, self.max_steps)
+            within = _within(b) if error is None else lambda missing, x, tol: jnp.max(jnp.abs(missing)) <= tol
+            x, found = self._gradients(b, True, within, weight, error, self.max_steps)
         else:
-            x, found = self._residuals(b, True, weight, self.tol, self.max_steps)
+            backward = _backward_error(b) if error is None else lambda missing, x: jnp.max(jnp.abs(missing))
+            x, found = self._residuals(b, True, backward, weight, error, self.max_steps)
         return jnp.where(found, x, jnp.nan)
 
-    def _balanced(self, b: Array) -> tuple[Array, Array]:
+    def _balanced(self, b: Array, forward: Any, error: Array | None) -> tuple[Array, Array]:
         """A density, by detailed balance: symmetric in the inverse weight, as far as numbers reach."""
         # Logarithms of weights, centred, so that with products of two densities they stay numbers.
         reach = 600 if b.dtype == jnp.float64 else 60
@@ -87,25 +92,34 @@ class IterativeElimination(AbstractElimination):
         most = jnp.where(jnp.max(height) <= reach, self.max_steps, min(self.max_steps, _TRIED))
         size = jnp.max(jnp.abs(b))
         size = jnp.where(size > 0, size, 1)
-        within = lambda missing, x, tol: _forward_error(missing, x) <= tol
-        x, found = self._gradients(b / size, False, within, weight, most)
+        within = lambda missing, x, tol: forward(missing, x) <= tol
+        error = None if error is None else error / size
+        x, found = self._gradients(b / size, False, within, weight, error, most)
         return x * size, found
 
-    def _gradients(self, b: Array, backward: bool, within: Any, weight: Array, most: Any) -> tuple[Array, Array]:
+    def _gradients(self, b: Array, backward: bool, within: Any, weight: Array, error: Array | None, most: Any):
         apply, cycle = self._directed(backward)
-        return conjugate_gradients(apply, cycle, within, weight, b, self.tol, max_steps=most)
+        tol = self.tol if error is None else error
+        # What rounding leaves behind matters only where all digits are asked for.
+        return conjugate_gradients(apply, cycle, within, weight, b, tol, max_steps=most, checked=error is None)
 
-    def _residuals(self, b: Array, backward: bool, weight: Array, tol: Array, most: Any) -> tuple[Array, Array]:
+    def _residuals(self, b: Array, backward: bool, missing: Any, weight: Array, error: Array | None, most: Any):
         apply, cycle = self._directed(backward)
-        error = _backward_error(b) if backward else _forward_error
-        return minimal_residuals(apply, cycle, error, weight, b, tol, max_steps=most)
+        tol = self.tol if error is None else error
+        return minimal_residuals(apply, cycle, missing, weight, b, tol, max_steps=most)
 
     def _directed(self, backward: bool):
         return lambda x: self.approximation.apply(x, backward), lambda r: self.approximation.cycle(r, backward)
 
 
-def _forward_error(missing: Array, x: Array) -> Array:
-    """Of densities: in the sum of absolute values."""
+def _absolute(missing: Array, x: Array) -> Array:
+    """Of densities: in the sum of absolute values, as it is."""
+    del x
+    return jnp.sum(jnp.abs(missing))
+
+
+def _relative(missing: Array, x: Array) -> Array:
+    """Of densities: in the sum of absolute values, relative."""
     return _ratio(jnp.sum(jnp.abs(missing)), jnp.sum(jnp.abs(x)))
 
 

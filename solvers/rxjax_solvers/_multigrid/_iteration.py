@@ -37,17 +37,18 @@ def conjugate_gradients(
     tol: Float[Array, ""],
     *,
     max_steps: Int[ArrayLike, ""],
+    checked: bool = True,
 ) -> tuple[Float[Array, "*shape"], Bool[Array, ""]]:
     """`x` with `apply(x) = b`, and whether it was found; `apply` is symmetric in the inner product with `weight`.
 
     Hestenes and Stiefel 1952.  `precondition(residual)` is an estimate of what is missing from `x`; it is found when
-    that is `within(missing, x, tol)` for the residual computed afresh.
+    that is `within(missing, x, tol)`, for the residual computed afresh if it is to be `checked`.
     """
 
     def step(s: _Gradients) -> _Gradients:
         missing = precondition(s.residual)
-        near = within(missing, s.x, jnp.where(s.fresh, tol, tol / 2))
-        found = s.fresh & near
+        near = within(missing, s.x, jnp.where(s.fresh, tol, tol / 2) if checked else tol)
+        found = s.fresh & near if checked else near
         image = apply(missing)
         # A residual computed afresh holds rounding that the directions so far know nothing of.
         follow = (s.norm > 0) & ~s.fresh
@@ -56,9 +57,9 @@ def conjugate_gradients(
         norm = total(weight * p * image)
         length = total(weight * p * s.residual) / jnp.where(norm > 0, norm, 1)
         length = jnp.where(found | (norm <= 0), 0, length)
-        x = s.x + length * p
+        x = s.x + jnp.where(found, missing, length * p)
         # Rounding lets the residual of the iteration drift away from that of x.
-        renew = near & ~s.fresh
+        renew = near & ~s.fresh & checked
         residual = lax.cond(renew, lambda: b - apply(x), lambda: s.residual - length * image)
         return _Gradients(x, residual, renew, p, image, norm, found, s.steps + 1)
 
