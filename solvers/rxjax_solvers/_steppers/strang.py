@@ -66,7 +66,9 @@ class Strang(diffrax.AbstractAdaptiveSolver):
     No linear second-order one-step method is positive at every step length (Bolley and Crouzeix 1978).  Where
     extrapolation would take more than half of the density it takes half, what is below zero is lifted to zero, and all
     of it scaled back to its mass.  What is moved is at most the step's own error, and the order stays; the state
-    counts it.
+    counts it.  Derivatives are those of the steps taken, lifts and all: with respect to a start they are as good as the
+    density where there is any, and of no use in cells that hold next to none (below 1e-20 in the case tried) and are
+    lifted.
 
     **Good values:** adaptive steps; or a constant `h` near the relaxation time of the narrowest well.
     **How it fails:** it follows the relaxation inside a well, so times far beyond it (escape over many kT) take many
