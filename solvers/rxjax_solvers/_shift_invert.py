@@ -43,7 +43,8 @@ class ShiftInvert(eqx.Module):
     - `max_factors`: factors tried.
     - `factorization`: `Elimination()` or `Iteration()`; if not given elimination within its reach, where a factor is
         made once and each of many solves is cheap.  By iteration a solve is as accurate as `tol` needs: the later, the
-        less (V. Simoncini and D. B. Szyld, SIAM J. Sci. Comput. 25, 454, 2003), and all of them add to the error.
+        less (V. Simoncini and D. B. Szyld, SIAM J. Sci. Comput. 25, 454, 2003), and all of them add to the error;
+        never more accurate than `Iteration`'s own `tol`, which the error does not count.
 
     **Good values:** the defaults; 8 to 40 solves for 1e-9.  **How it fails:** early times after a start uphill over
     many kT need several factors; if they do not suffice the result is `RESULTS.not_converged`.  A density may be
