@@ -72,7 +72,7 @@ def _begin(generator: AbstractGenerator, p0: Array, law: Array, tol: Array, rate
     """A factor at `rate`, the space of the first vector, and how it grows.
 
     `tol` is what errors of products may add up to with coordinates of one, in all the time there is.  Coordinates to
-    come are no larger than the newest are.
+    come are no larger than the newest are (V. Simoncini and D. B. Szyld, SIAM J. Sci. Comput. 25, 454, 2003).
     """
     factor = assemble(generator, [], rate, method)
     apply, project = operator(factor, law, generator)
@@ -100,8 +100,8 @@ def attempt(
 ) -> tuple[Array, Array, Array, Parts]:
     """A factor at `rate`, and vectors until the error is small at some of the times.
 
-    `known` are densities, with a row for the first time before those of `span`, and the errors of these.  Returns them
-    with those that are better now, and which they are.
+    `known` are densities, shape `(1 + times, *shape)` with a row for the first time before those of `span`, and errors
+    of the latter as masses, shape `(times,)`.  Returns them with those that are better now, and which they are.
     """
     factor, krylov, grow = _begin(generator, p0, law, _total(generator, rate, span, tol), rate, size, method)
     some = span[jnp.unique(jnp.array([0, span.size // 3, 2 * span.size // 3, span.size - 1]), size=min(4, span.size))]

@@ -71,8 +71,8 @@ def start(b: Float[Array, "n"], size: int) -> Krylov:
     none = jnp.zeros((BLOCK, b.size), b.dtype)
     blocks = (none.at[0].set(first), *[none] * (size // BLOCK))
     sizes = jnp.zeros(size + 1, b.dtype).at[0].set(jnp.sum(jnp.abs(first)))
-    none = jnp.zeros_like(first)
-    return Krylov(blocks, first, none, jnp.zeros((size + 1, size), b.dtype), sizes, norm, jnp.zeros((), jnp.int32))
+    second, projected = jnp.zeros_like(first), jnp.zeros((size + 1, size), b.dtype)
+    return Krylov(blocks, first, second, projected, sizes, norm, jnp.zeros((), jnp.int32))
 
 
 def extend(

@@ -76,10 +76,10 @@ class IterativeElimination(AbstractElimination):
     ) -> Float[Array, "*shape"]:
         weight = jnp.exp(self.log_weight)
         if self.symmetric:
-            within = _within(b) if error is None else lambda missing, x, tol: jnp.max(jnp.abs(missing)) <= tol
+            within = _within(b) if error is None else lambda missing, x, tol: _largest(missing, x) <= tol
             x, found = self._gradients(b, True, within, weight, error, self.max_steps)
         else:
-            backward = _backward_error(b) if error is None else lambda missing, x: jnp.max(jnp.abs(missing))
+            backward = _backward_error(b) if error is None else _largest
             x, found = self._residuals(b, True, backward, weight, error, self.max_steps)
         return jnp.where(found, x, jnp.nan)
 
@@ -116,6 +116,12 @@ def _absolute(missing: Array, x: Array) -> Array:
     """Of densities: in the sum of absolute values, as it is."""
     del x
     return jnp.sum(jnp.abs(missing))
+
+
+def _largest(missing: Array, x: Array) -> Array:
+    """Of functions: of the largest value, as it is."""
+    del x
+    return jnp.max(jnp.abs(missing))
 
 
 def _relative(missing: Array, x: Array) -> Array:
