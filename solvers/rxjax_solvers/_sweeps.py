@@ -235,6 +235,18 @@ def _shift_up(a: Array, n: int) -> Array:
     return jnp.concatenate([jnp.zeros((1, *a.shape[1:]), a.dtype), _resize(a, n - 1)])
 
 
+def _on(cpu: Callable, default: Callable) -> Callable:
+    """Either of two, traced once for arguments of one kind, however often a program calls it."""
+    return jax.jit(lambda *args: lax.platform_dependent(*args, cpu=cpu, default=default))
+
+
+_pivots = _on(_scan_pivots, lambda up, down, loss: jnp.broadcast_to(loss, up.shape))
+_solve = _on(_lanes_last(_scan_solve), _reduction_solve)
+_transpose = _on(_lanes_last(_scan_transpose), _reduction_transpose)
+# By the number of arrays that hold what is solved for.
+_sums = {n: _on(_lanes_last(_scan_sums, 1 + n), _reduction_sums) for n in (1, 2)}
+
+
 def _reused(spare: tuple[Array, ...], new: tuple[Array, ...]) -> tuple[Array, ...]:
     """`spare` in the shapes of `new` if as large, which saves filling new arrays."""
     fits = [a.size for a in spare] == [a.size for a in new]
@@ -252,8 +264,7 @@ class Chain(eqx.Module):
     pivots: Inexact[Array, "n *rest"]
 
     def solve(self, d: Inexact[Array, "n *rest"]) -> Inexact[Array, "n *rest"]:
-        args = (self.up, self.down, self.pivots, d)
-        return lax.platform_dependent(*args, cpu=_lanes_last(_scan_solve), default=_reduction_solve)
+        return _solve(self.up, self.down, self.pivots, d)
 
     def room(self, p: Float[Array, "n *rest"], spare: tuple[Array, ...]) -> tuple[Array, ...]:
         """Where `solve_sums` for `p` may write: finite values, of `spare` if that is as large."""
@@ -264,14 +275,11 @@ class Chain(eqx.Module):
 
         Sums are not written out where memory is what a sweep waits for.  At first `x` is what lies in `parts`.
         """
-        args = (self.up, self.down, self.pivots, a, b, p, *parts)
-        scan = _lanes_last(_scan_sums, 1 + len(parts))
-        x, *spare = lax.platform_dependent(*args, cpu=scan, default=_reduction_sums)
+        x, *spare = _sums[len(parts)](self.up, self.down, self.pivots, a, b, p, *parts)
         return x, tuple(spare)
 
     def transpose_solve(self, g: Inexact[Array, "n *rest"]) -> Inexact[Array, "n *rest"]:
-        args = (self.up, self.down, self.pivots, g)
-        return lax.platform_dependent(*args, cpu=_lanes_last(_scan_transpose), default=_reduction_transpose)
+        return _transpose(self.up, self.down, self.pivots, g)
 
 
 class Ring(eqx.Module):
@@ -310,9 +318,7 @@ class Ring(eqx.Module):
 
 
 def _chain(up: Array, down: Array, loss: Array) -> Chain:
-    args = (up, down, loss)
-    default = lambda up, down, loss: jnp.broadcast_to(loss, up.shape)
-    return Chain(up, down, lax.platform_dependent(*args, cpu=_scan_pivots, default=default))
+    return Chain(up, down, _pivots(up, down, loss))
 
 
 def factor(
