@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import rxjax_solvers as rxs
+from rxjax_solvers._region import region
 
 
 def at(grid, values, x):
@@ -187,6 +188,8 @@ def test_outcomes():
     assert result == rxs.RESULTS.unreachable and not jnp.all(jnp.isfinite(value))
     with pytest.raises(Exception, match="target is not reached from everywhere"):
         jax.block_until_ready(rxs.mean_first_passage_time(chain, mask))
+    with pytest.raises(ValueError, match="`source` must be a Boolean mask .*, but it is None"):
+        region(chain, None, "source")
     with pytest.raises(ValueError, match="`target` must hold cells of its own, but it shares one with `source`"):
         rxs.committor(chain, mask, mask)
 

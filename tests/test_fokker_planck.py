@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import rxjax_solvers as rxs
+from rxjax_solvers._convention import check_convention
 
 SHAPE = (12, 9)
 BOUNDARIES = {
@@ -137,6 +138,8 @@ def test_array_potential_and_time_dependence():
     "make, words",
     [
         (lambda g: rxs.FokkerPlanck(lambda x: x, lambda x: 1.0 + x[0] ** 2, g), "`convention` must be Ito"),
+        (lambda g: check_convention(rxs.Ito), "`convention` must be Ito.*, an object, but it is <class"),
+        (lambda g: rxs.FokkerPlanck.from_potential(lambda x: x[0], g, jnp.ones(2)), r"`temperature` .* shape \(2,\)"),
         (lambda g: rxs.FokkerPlanck(lambda x: x[0], 1.0, g), r"`drift` must return an array of shape \(1,\)"),
         (lambda g: rxs.FokkerPlanck(lambda x: None, 1.0, g), "returns NoneType"),
         (lambda g: rxs.FokkerPlanck(lambda x: x, jnp.ones(3), g), "`diffusion` must be a scalar or have shape"),

@@ -18,6 +18,7 @@ def test_geometry():
     np.testing.assert_allclose(grid.axes[0], [-0.75, -0.25, 0.25, 0.75])
     np.testing.assert_allclose(grid.points[1, 2], [-0.25, 1.25])
     assert grid.boundary == (("reflecting", "reflecting"),) * 2
+    assert rxs.Grid(0, 1, np.int64(4)).shape == (4,)
 
 
 def test_integrate_and_normalize():
@@ -26,6 +27,10 @@ def test_integrate_and_normalize():
     np.testing.assert_allclose(grid.integrate(f), f.sum() / 60)
     np.testing.assert_allclose(grid.integrate(jnp.stack([f, 2 * f])), [f.sum() / 60, f.sum() / 30])
     np.testing.assert_allclose(grid.integrate(grid.normalize(f)), 1)
+    counts = jnp.arange(60).reshape(5, 4, 3)
+    np.testing.assert_allclose(grid.integrate(counts), f.sum() / 60)
+    np.testing.assert_allclose(grid.integrate(counts < 15), 0.25)
+    np.testing.assert_allclose(grid.normalize(counts), grid.normalize(f))
     with pytest.raises(ValueError, match=r"Argument `f` must end in the grid's shape \(5, 4, 3\)"):
         grid.integrate(jnp.ones((5, 4)))
 
@@ -63,6 +68,9 @@ def test_gaussian_wraps():
         (dict(lower=0, upper=1, shape=1), "`shape` must have at least 2 cells"),
         (dict(lower=0, upper=0, shape=4), "`upper` must be finite and above `lower`.*but it is not above"),
         (dict(lower=0, upper=jnp.inf, shape=4), "`upper` .* is not finite"),
+        (dict(lower=jnp.nan, upper=1, shape=4), "`lower` must be finite, .* not finite"),
+        (dict(lower=0, upper=1, shape=(4.5,)), r"`shape` must be a whole number, .* \(4.5,\)"),
+        (dict(lower=0, upper=1, shape=4, boundary=[("absorbing",) * 3]), r"a name or a pair \(low, high\) of names"),
         (dict(lower=jnp.zeros(3), upper=1, shape=(4, 4)), r"`lower` must be a scalar or have shape \(2,\)"),
         (dict(lower=0, upper=1, shape=4, boundary="reflective"), '`boundary` must be one of "reflecting"'),
         (dict(lower=0, upper=1, shape=4, boundary=[("periodic", "absorbing")]), "periodic on both sides"),
@@ -78,6 +86,8 @@ def test_refusals_of_densities():
     grid = rxs.Grid(0, 1, 4)
     with pytest.raises(ValueError, match="`std` must be positive and finite, but it is negative: got -1"):
         grid.gaussian(0.5, -1)
+    with pytest.raises(ValueError, match=r"`mean` must be a scalar or have shape \(1,\)"):
+        grid.gaussian([0.5, 0.5], 1)
     with pytest.raises(ValueError, match="`mean` must lie on the grid"):
         grid.gaussian(1e6, 0.1)
     with pytest.raises(ValueError, match="`f` must be positive and finite, but it is zero"):

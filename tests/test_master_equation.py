@@ -271,6 +271,9 @@ def test_refusals():
     ]:
         with pytest.raises(ValueError, match=words):
             make()
+    np.testing.assert_allclose(edges([], [], [], 2).outflow(), 0)
+    constant = rxs.MasterEquation.from_rates(lambda x, d: 1.0, grid, 0.3)
+    np.testing.assert_allclose(constant.outflow(), 4 / 8)
     assert_refused(
         [
             (lambda r: edges([0], [1], r, 2).outflow(), -1.0, "`rate` must be non-negative and finite", 1.0),

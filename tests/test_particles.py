@@ -232,6 +232,9 @@ def test_refusals():
     loss, x0 = lambda theta: jnp.sum(theta**2), jnp.zeros((2, 1))
     ensemble = lambda learning_rate=0.1, **k: rxs.sgd_ensemble(loss, x0, 4, KEY, learning_rate=learning_rate, **k)
     noise = lambda theta, key: theta
+    plane = lambda D: rxs.langevin(loss, D, jnp.zeros((2, 2)), jnp.arange(2.0), KEY, dt=0.1)
+    states = rxs.MasterEquation.from_edges([0, 1], [1, 0], 1.0, size=2)
+    free = rxs.FokkerPlanck(jnp.zeros(1), 1.0, rxs.Grid(0, 1, 4))
     for bad, words in [
         (lambda: ensemble(), "`data` must be given, with a loss of one example, or `noise`"),
         (lambda: ensemble(noise=noise, sampling="random"), "`sampling` must be one of"),
@@ -244,6 +247,17 @@ def test_refusals():
         (lambda: rxs.langevin(loss, loss, x0, jnp.arange(2.0), KEY, dt=0.1), "`convention` must be Ito"),
         (lambda: rxs.langevin(loss, None, x0, jnp.arange(2.0), KEY, dt=0.1), "`diffusion` must be given or `noise`"),
         (lambda: rxs.langevin(loss, 1.0, x0, jnp.arange(2.0), KEY, dt=0.0), "`dt` must be positive"),
+        (lambda: rxs.langevin(loss, 1.0, x0, jnp.arange(2.0)[::-1], KEY, dt=0.1), "`ts` must be .* ascending.* `x0`"),
+        (lambda: rxs.langevin(loss, 1.0, x0, jnp.zeros(1), KEY, dt=0.1), "`ts` must hold the time of `x0` and"),
+        (lambda: rxs.langevin(loss, 1.0, jnp.nan * x0, jnp.arange(2.0), KEY, dt=0.1), "`x0` must be finite"),
+        (lambda: plane(jnp.array([[1.0, 0.5], [0.0, 1.0]])), "`diffusion` .* is not symmetric"),
+        (lambda: plane(jnp.array([[1, 2], [2, 1]])), "`diffusion` .* has a negative eigenvalue"),
+        (lambda: rxs.gillespie(states, [2], jnp.arange(2.0), KEY), "`start` must be states from 0 to 1, or -1"),
+        (lambda: rxs.gillespie(states, [0], jnp.ones(2), KEY), "`ts` must be finite and strictly ascending"),
+        (
+            lambda: rxs.gillespie(free, [0], jnp.arange(2.0), KEY),
+            "`generator` must be a MasterEquation, .* FokkerPlanck",
+        ),
     ]:
         with pytest.raises(ValueError, match=words):
             bad()

@@ -203,6 +203,12 @@ def test_refusals(p0, ts, words):
         rxs.solve(FREE, p0, ts)
 
 
+def test_a_method_is_an_object():
+    for method in ("strang", rxs.Strang):
+        with pytest.raises(ValueError, match=r"`method` must be Strang\(\), .*, an object, but it is .*[sS]trang"):
+            rxs.solve(FREE, FLAT, TS, method=method)
+
+
 def test_refusals_inside_jit():
     small = rxs.Grid(-2.0, 2.0, 8)
     W = rxs.FokkerPlanck(jnp.zeros(1), 1.0, small)

@@ -101,5 +101,6 @@ def test_absorbing_interval_and_outcomes():
     np.testing.assert_allclose(values, [-(np.pi**2) / 8, -(np.pi**2) / 2], rtol=1e-3, atol=1e-9)
     _, result = rxs.spectrum(W, 6, max_krylov=8, throw=False)
     assert result == rxs.RESULTS.not_converged
+    np.testing.assert_allclose(rxs.spectrum(rxs.MasterEquation.from_matrix([[0.0]]), 1)[0], [0])
     with pytest.raises(ValueError, match="`k` must lie between 1 and the number of cells, 80, but it is 0"):
         rxs.spectrum(W, 0)

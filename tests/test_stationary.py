@@ -136,6 +136,15 @@ def test_exclusion_process():
     np.testing.assert_allclose(jnp.sum(jnp.where(occupied, p, 0)), 2 / 7, rtol=1e-12)
 
 
+def test_rare_states_of_a_chain():
+    """Detailed balance far below the rate at which the process is started anew, and a state that is left for good."""
+    up, down, n = 1e-45, 2.0, 6
+    low, high = np.arange(n - 1), np.arange(1, n)
+    ends = np.r_[low, high, n], np.r_[high, low, 0]
+    W = rxs.MasterEquation.from_edges(*ends, np.r_[np.full(n - 1, up), np.full(n, down)], size=n + 1)
+    np.testing.assert_allclose(rxs.stationary(W), np.r_[(up / down) ** np.arange(n), 0], rtol=1e-13)
+
+
 def test_outcomes_are_named():
     two = lambda: rxs.MasterEquation.from_edges([0, 1, 2, 3], [1, 0, 3, 2], 1.0, size=4)
     leaking = lambda: rxs.FokkerPlanck(jnp.zeros(1), 1.0, rxs.Grid(-1.0, 1.0, 8, boundary="absorbing"))
@@ -187,5 +196,9 @@ def test_current_closes_the_balance():
     change = -(np.roll(a, -1, 0) - a) / h - np.diff(b, axis=1) / k
     np.testing.assert_allclose(change, expected, atol=1e-12)
     assert np.all(b[:, 0] < 0) and np.all(b[:, -1] == 0)
+    W = rxs.FokkerPlanck(jnp.zeros(1), 1.0, rxs.Grid(0, 1, 4))
+    for bad, words in ((jnp.ones(3), r"`p` must have the generator's shape \(4,\)"), (jnp.full(4, jnp.nan), "finite")):
+        with pytest.raises(ValueError, match=words):
+            rxs.entropy_production(W, bad)
     with pytest.raises(ValueError, match="`generator` must be a `FokkerPlanck`"):
         rxs.probability_current(cycle(jnp.array(2.0)), jnp.full(3, 1 / 3))

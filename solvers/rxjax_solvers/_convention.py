@@ -11,6 +11,14 @@ class AbstractConvention(eqx.Module):
     weight: eqx.AbstractClassVar[float]
 
 
+def check_convention(convention: object) -> None:
+    """Refuse what is not one of the three: a name or a class would be read as another one."""
+    if not isinstance(convention, AbstractConvention):
+        raise ValueError(
+            f"Argument `convention` must be Ito(), Stratonovich() or AntiIto(), an object, but it is {convention!r}."
+        )
+
+
 class Ito(AbstractConvention):
     """`d_i d_i (D P)`: the limit of discrete steps whose noise is drawn at their start, hence that of SGD."""
 

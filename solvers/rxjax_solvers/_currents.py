@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ._checks import non_negative
 from ._compiled import compiled
 from ._fokker_planck import FokkerPlanck
 from ._generator import AbstractGenerator
@@ -32,7 +33,7 @@ def probability_current(generator: AbstractGenerator, p: Float[Array, "*shape"])
 
         ```
     """
-    return _faces(_only_fokker_planck(generator), p)
+    return _faces(_only_fokker_planck(generator), _on_cells(generator, p))
 
 
 @compiled
@@ -48,6 +49,12 @@ def _faces(generator: FokkerPlanck, p: Array) -> tuple[Array, ...]:
             net = jnp.concatenate([zero, up]) - jnp.concatenate([down, zero])
         out.append(from_front(net * h, axis))
     return tuple(out)
+
+
+def _on_cells(generator: AbstractGenerator, p: Array) -> Array:
+    if p.shape != generator.shape:
+        raise ValueError(f"Argument `p` must have the generator's shape {generator.shape}, but it has shape {p.shape}.")
+    return p
 
 
 def _only_fokker_planck(generator: AbstractGenerator) -> FokkerPlanck:
@@ -69,7 +76,8 @@ def entropy_production(generator: AbstractGenerator, p: Float[Array, "*shape"]) 
 
     **Arguments:** `generator`, closed; `p`, a density, often `stationary(generator)`.
 
-    **Returns:** a scalar; infinite where a jump has no way back.
+    **Returns:** a scalar; infinite where a jump has no way back, and where `p` is zero beside a cell where it is not:
+    a density whose tail underflows, in float32 sooner.
 
     ??? cite "References"
 
@@ -85,7 +93,9 @@ def entropy_production(generator: AbstractGenerator, p: Float[Array, "*shape"]) 
 
         ```
     """
-    return _dissipation(_only_fokker_planck(generator) if isinstance(generator, FokkerPlanck) else generator, p)
+    if isinstance(generator, FokkerPlanck):
+        generator = _only_fokker_planck(generator)
+    return _dissipation(generator, non_negative(_on_cells(generator, p), "p"))
 
 
 @compiled

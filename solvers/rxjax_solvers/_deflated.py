@@ -123,7 +123,7 @@ def _law(generator: AbstractGenerator, method: AbstractFactorization) -> tuple[F
 
 
 def _after_a_life(generator: AbstractGenerator, method: AbstractFactorization) -> tuple[Array, Array]:
-    """The state of a process, started evenly, after a life far longer than any of its own times."""
+    """The state of a process after a life far longer than any of its own times."""
     # Nothing cancels, so the rate of death may be as small as the numbers allow.
     shift = _shift(generator, 1e-150 if generator.dtype == jnp.float64 else 1e-25, False)
     return _at_the_end(assemble(generator, [], shift, method))
@@ -141,13 +141,15 @@ def _shift(generator: AbstractGenerator, share: float, of_the_mean: bool) -> Arr
 @compiled
 def _at_the_end(factor: Factor) -> tuple[Array, Array]:
     shape, dtype = factor.extra.shape, factor.extra.dtype
-    law = factor.elimination.solve(jnp.full(shape, 1 / factor.extra.size, dtype))
-    law = law / factor.generator.mass(law)
+    even = factor.elimination.solve(jnp.full(shape, 1 / factor.extra.size, dtype))
     # With one closed class the mean of any function at the end does not depend on the start.
     probe = jax.random.uniform(jax.random.key(0), shape, dtype)
     mean = factor.shift * factor.elimination.transpose_solve(probe)
     unique = jnp.max(mean) - jnp.min(mean) < 1e3 * jnp.sqrt(jnp.finfo(dtype).eps) * 1e-3
-    return law, unique
+    # An even start is seen in states rarer than a death; the likeliest state never is, since P_ij(t) <= pi_i/pi_j.
+    often = factor.elimination.solve(_likeliest(even).astype(dtype))
+    law = jnp.where(unique, often, even)
+    return law / factor.generator.mass(law), unique
 
 
 def _around_a_state(generator: AbstractGenerator, method: AbstractFactorization) -> tuple[Array, Array]:

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 from ._checks import positive
 from ._coefficients import Corrected, NegativeGradient, Tabulated, TimeDependent, freeze, is_time_dependent
 from ._compiled import compiled
-from ._convention import AbstractConvention, AntiIto, Ito, Stratonovich
+from ._convention import AbstractConvention, AntiIto, Ito, Stratonovich, check_convention
 from ._diagonals import DiagonalRates, Lines, axis_lines, diagonal_lines
 from ._discretise import discretise, potential_values
 from ._face_rates import AxisRates
@@ -106,6 +106,7 @@ class FokkerPlanck(AbstractGenerator):
                     "but it is None.  SGD noise is drawn at the start of a step: Ito()."
                 )
             convention = AntiIto()
+        check_convention(convention)
         drift = drift if callable(drift) or isinstance(drift, _NOUNS) else _constant(drift, "drift", grid)
         if noise is not None:
             if isinstance(convention, Stratonovich) and (callable(noise) or isinstance(noise, TimeDependent)):
@@ -127,7 +128,7 @@ class FokkerPlanck(AbstractGenerator):
         cls,
         potential: Callable | TimeDependent | Shaped[Array, "..."],
         grid: Grid,
-        temperature: Shaped[ArrayLike, ""] | TimeDependent,
+        temperature: Shaped[ArrayLike, "..."] | TimeDependent,
         mobility: Shaped[ArrayLike, "..."] | Sequence = 1.0,
     ) -> "FokkerPlanck":
         """Overdamped motion `dX = -mobility grad V dt + sqrt(2 mobility kT) dW`, stationary law `exp(-V/kT)`.
@@ -150,6 +151,12 @@ class FokkerPlanck(AbstractGenerator):
                 return mobility * positive(f(t, theta), "temperature").astype(mobility.dtype)
 
             return cls(NegativeGradient(potential, mobility), TimeDependent(diffusion), grid, AntiIto())
+        if callable(temperature) or jnp.ndim(temperature):
+            raise ValueError(
+                "Argument `temperature` must be one number or TimeDependent(f) with f(t, theta), but it is "
+                f"{'a function' if callable(temperature) else f'of shape {jnp.shape(temperature)}'}.  Where it depends "
+                "on place give a drift and a `diffusion` to FokkerPlanck; for many temperatures use `jax.vmap`."
+            )
         temperature = positive(jnp.asarray(temperature, grid.lower.dtype), "temperature")
         if isinstance(potential, TimeDependent):
             return cls(NegativeGradient(potential, mobility), mobility * temperature, grid, AntiIto())

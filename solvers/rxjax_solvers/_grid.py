@@ -1,9 +1,10 @@
 """Cell-centred rectangular grids."""
 
 import math
+import operator
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -28,7 +29,7 @@ def _sides(boundary: object, dim: int) -> tuple[tuple[str, str], ...]:
         )
     out = []
     for axis, entry in enumerate(per_axis):
-        low, high = (entry, entry) if isinstance(entry, str) else entry
+        low, high = _pair(entry, axis)
         for side in (low, high):
             one_of(side, "boundary", BOUNDARIES)
         if (low == "periodic") != (high == "periodic"):
@@ -38,6 +39,26 @@ def _sides(boundary: object, dim: int) -> tuple[tuple[str, str], ...]:
             )
         out.append((low, high))
     return tuple(out)
+
+
+def _pair(entry: object, axis: int) -> tuple[Any, Any]:
+    if isinstance(entry, str):
+        return entry, entry
+    if not isinstance(entry, Sequence) or len(entry) != 2:
+        raise ValueError(
+            f"Argument `boundary` must hold for each axis a name or a pair (low, high) of names, but it is {entry!r} "
+            f"on axis {axis}."
+        )
+    return entry[0], entry[1]
+
+
+def _whole(shape: Any) -> tuple[int, ...]:
+    try:
+        return tuple(operator.index(n) for n in (shape if np.ndim(shape) else (shape,)))
+    except TypeError:
+        raise ValueError(
+            f"Argument `shape` must be a whole number, or a sequence with one for each axis, but it is {shape!r}."
+        ) from None
 
 
 class Grid(eqx.Module):
@@ -70,7 +91,7 @@ class Grid(eqx.Module):
         self,
         lower: Shaped[ArrayLike, "..."] | Sequence,
         upper: Shaped[ArrayLike, "..."] | Sequence,
-        shape: int | Sequence[int],
+        shape: SupportsIndex | Sequence,
         boundary: str | Sequence = "reflecting",
     ):
         """**Arguments:**
@@ -84,7 +105,7 @@ class Grid(eqx.Module):
         **Raises:** `ValueError` for a misspelt boundary, fewer than 2 cells or shapes that do not agree; bounds that
         are not finite or not ascending are refused outside and inside `jit`.
         """
-        self.shape = (int(shape),) if isinstance(shape, int) else tuple(int(n) for n in shape)
+        self.shape = _whole(shape)
         dim = len(self.shape)
         if dim == 0 or min(self.shape) < 2:
             raise ValueError(
@@ -104,8 +125,8 @@ class Grid(eqx.Module):
             bounds.append(x)
         low, high = _bounds(*bounds, dim)
         a, b = seen(low), seen(high)
-        bad = [(not_finite(a)[0] | not_finite(b)[0], "is not finite"), (b <= a, "is not above `lower`")]
-        self.lower = low
+        self.lower = require(low, "lower", "be finite", [not_finite(a)])
+        bad = [not_finite(b), (b <= a, "is not above `lower`")]
         self.upper = require(high, "upper", "be finite and above `lower` on every axis", bad)
 
     @property
@@ -149,8 +170,9 @@ class Grid(eqx.Module):
             raise ValueError(f"Argument `f` must end in the grid's shape {self.shape}, but it has shape {f.shape}.")
         return _integral(self, f)
 
-    def normalize(self, f: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """`f` divided by its integral; refuses a mass that is zero or not finite."""
+    def normalize(self, f: Shaped[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """`f` divided by its integral; refuses a mass that is not positive and finite."""
+        f = _floating(self, f)
         return f / positive(self.integrate(f), "f", "The integral of a density must be positive.")
 
     def gaussian(
@@ -165,7 +187,13 @@ class Grid(eqx.Module):
         **Raises:** a `std` that is not positive, or a `mean` so far outside that no mass falls on the grid.
         """
         dtype = self.lower.dtype
-        masses, totals = _normal_masses(self, jnp.asarray(mean, dtype), positive(jnp.asarray(std, dtype), "std"))
+        mean, std = jnp.asarray(mean, dtype), jnp.asarray(std, dtype)
+        for x, name in ((mean, "mean"), (std, "std")):
+            if x.shape not in ((), (self.dim,)):
+                raise ValueError(
+                    f"Argument `{name}` must be a scalar or have shape ({self.dim},), but it has shape {x.shape}."
+                )
+        masses, totals = _normal_masses(self, mean, positive(std, "std"))
         fault = [(~(seen(totals) > 0), "leaves no mass on the grid")]
         return _densities(self, masses, require(totals, "mean", "lie on the grid or within a few `std` of it", fault))
 
@@ -184,7 +212,13 @@ def _spacing(grid: Grid) -> Array:
 
 @partial(jax.jit, inline=True)
 def _integral(grid: Grid, f: Array) -> Array:
+    f = _floating(grid, f)
     return jnp.sum(f, axis=tuple(range(f.ndim - grid.dim, f.ndim))) * grid.cell_volume.astype(f.dtype)
+
+
+def _floating(grid: Grid, f: Array) -> Array:
+    """Counts and masks as numbers, for which a volume of cells is not rounded."""
+    return f if jnp.issubdtype(f.dtype, jnp.inexact) else f.astype(grid.lower.dtype)
 
 
 @partial(jax.jit, static_argnums=1, inline=True)

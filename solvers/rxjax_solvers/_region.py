@@ -38,7 +38,7 @@ class Region(eqx.Module):
     into: Float[Array, "*shape"]
 
 
-def region(generator: AbstractGenerator, target: Target, name: str) -> Region:
+def region(generator: AbstractGenerator, target: Target | None, name: str) -> Region:
     """A mask of the generator's shape, or a predicate `theta -> bool` whose edge lies where it changes its mind.
 
     The edge is found on the line between two neighbouring cells, and the rate across it is the exponentially fitted
@@ -49,6 +49,11 @@ def region(generator: AbstractGenerator, target: Target, name: str) -> Region:
     if callable(target):
         members, shares = _evaluate(target, generator, name)
     else:
+        if target is None:
+            raise ValueError(
+                f"Argument `{name}` must be a Boolean mask or a predicate of theta, but it is None.  Absorbing sides "
+                "end a passage, `mean_first_passage_time(generator, None)`, but are no set of cells."
+            )
         members = jnp.asarray(target)
         if members.shape != generator.shape or members.dtype != jnp.bool_:
             raise ValueError(

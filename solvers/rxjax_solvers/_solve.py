@@ -45,13 +45,13 @@ def check_density(p0: Array, generator: AbstractGenerator, name: str = "p0") -> 
     return require(p0, name, "have mass 1 within 1e-3", faults, "Pass it through `grid.normalize`.", shown)
 
 
-def check_times(ts: Array) -> Array:
-    """`ts` if it is a vector of finite, strictly ascending times."""
+def check_times(ts: Array, start: str = "p0") -> Array:
+    """`ts` if it is a vector of finite, strictly ascending times, the first that of the argument `start`."""
     if ts.ndim != 1 or ts.shape[0] < 1:
         raise ValueError(f"Argument `ts` must be a vector of at least one time, but it has shape {ts.shape}.")
     times = seen(ts)
     faults = [not_finite(times), (times[1:] <= times[:-1], "is not")]
-    return require(ts, "ts", "be finite and strictly ascending", faults, "The first time is that of `p0`.")
+    return require(ts, "ts", "be finite and strictly ascending", faults, f"The first time is that of `{start}`.")
 
 
 def solve(
@@ -123,6 +123,11 @@ def solve(
     far = None
     if method is None:
         method, far = _choose(generator, p0, ts, plain)
+    elif isinstance(method, type) or not (isinstance(method, diffrax.AbstractSolver) or hasattr(method, "run")):
+        raise ValueError(
+            "Argument `method` must be Strang(), Rational(), ShiftInvert(), Uniformization() or a diffrax solver, an "
+            f"object, but it is {method!r}."
+        )
     name = type(method).__name__
     if ts.shape[0] == 1:
         mass = generator.mass(p0)[None]

@@ -75,7 +75,7 @@ def spectrum(
     wanted = k - 1 if closed else k
     dtype = generator.dtype
     room = size - 1 if closed else size
-    m = min(2 * k + 30 if max_krylov is None else max_krylov, room)
+    m = max(1, min(2 * k + 30 if max_krylov is None else max_krylov, room))
     tol = (1e-9 if dtype == jnp.float64 else 1e-3) if tol is None else tol
     return answer(*_slowest(generator, factor, m, wanted, jnp.asarray(tol, dtype)), throw)
 

@@ -35,6 +35,7 @@ class EdgeJumps(AbstractJumps):
         ends: list[Array] = []
         for given, name in ((source, "source"), (target, "target")):
             x = jnp.asarray(given)
+            x = x if x.size else x.astype(jnp.int32)
             if x.ndim != 1 or not jnp.issubdtype(x.dtype, jnp.integer):
                 raise ValueError(
                     f"Argument `{name}` must be a vector of integers, one state for each edge, but it has shape "

@@ -118,7 +118,7 @@ def _evaluate(rate: Callable, grid: Grid, offsets: Int[Array, "m d"]) -> Float[A
 
     def row(point, deltas):
         # What depends on the point alone, a gradient say, is computed once for all its jumps.
-        return jax.vmap(lambda delta: rate(point, delta).astype(point.dtype))(deltas)
+        return jax.vmap(lambda delta: jnp.asarray(rate(point, delta), point.dtype))(deltas)
 
     def from_cell(cell):
         point, deltas, closed = _jumps(grid, cell, offsets)

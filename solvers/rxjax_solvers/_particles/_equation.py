@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import finite, non_negative
+from .._checks import finite, non_negative, not_finite, require, seen
 from .._coefficients import NegativeGradient, TimeDependent
-from .._convention import AbstractConvention, AntiIto, Ito
+from .._convention import AbstractConvention, AntiIto, Ito, check_convention
 
 Coefficient = Any
 
@@ -29,9 +29,10 @@ def ito_form(
                 "is None.  SGD noise is drawn at the start of a step: Ito()."
             )
         convention = AntiIto()
+    check_convention(convention)
     if not varies and noise is None:
         given = jnp.asarray(given)
-        given = non_negative(given, "diffusion") if given.ndim < 2 else finite(given, "diffusion")
+        given = non_negative(given, "diffusion") if given.ndim < 2 else _semi_definite(given)
     given = _function(given)
 
     def sigma(t, theta):
@@ -57,6 +58,32 @@ def ito_form(
         return jnp.einsum("ikj,jk->i", jax.jacfwd(lambda x: sigma(t, x))(theta), sigma(t, theta)) / 2
 
     return lambda t, theta: force(t, theta) + correction(t, theta), sigma
+
+
+def _semi_definite(tensor: Array) -> Array:
+    """A constant tensor that has a root."""
+    tensor = _as_floating(tensor)
+    if tensor.ndim != 2 or tensor.shape[0] != tensor.shape[1]:
+        raise ValueError(f"Argument `diffusion` must be a square matrix, but it has shape {tensor.shape}.")
+    size = jnp.max(jnp.abs(tensor)) * 64 * jnp.finfo(tensor.dtype).eps
+    faults = [
+        not_finite(seen(tensor)),
+        (jnp.abs(tensor - tensor.T) > size, "is not symmetric"),
+        (jnp.linalg.eigvalsh(tensor) < -size, "has a negative eigenvalue"),
+    ]
+    return require(tensor, "diffusion", "be symmetric and positive semi-definite", faults)
+
+
+def check_starts(x0: Any, name: str) -> Array:
+    """Where particles or runs start, finite and of shape `(n, d)`."""
+    x0 = jnp.asarray(x0)
+    if x0.ndim != 2:
+        raise ValueError(f"Argument `{name}` must have shape (n, d), one row a start, but it has shape {x0.shape}.")
+    return finite(_as_floating(x0), name)
+
+
+def _as_floating(x: Array) -> Array:
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
 
 
 def _function(coefficient: Coefficient) -> Callable:

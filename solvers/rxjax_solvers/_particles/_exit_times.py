@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Shaped
 
 from .._checks import positive
 from .._convention import AbstractConvention
-from ._equation import Coefficient, ito_form
+from ._equation import Coefficient, check_starts, ito_form
 
 
 class ExitTimes(eqx.Module):
@@ -25,7 +25,7 @@ def sample_exit_times(
     drift: Coefficient,
     diffusion: Coefficient,
     level: Callable,
-    x0: Float[Array, "particles d"],
+    x0: Shaped[ArrayLike, "particles d"],
     key: PRNGKeyArray,
     *,
     dt: Shaped[ArrayLike, ""],
@@ -59,6 +59,7 @@ def sample_exit_times(
         E. Gobet, Stochastic Process. Appl. 87, 167 (2000): the bridge.  J. R. Michael, W. R. Schucany and R. W. Haas,
         Am. Stat. 30, 88 (1976): sampling the inverse Gaussian law.
     """
+    x0 = check_starts(x0, "x0")
     dtype = x0.dtype
     dt = positive(jnp.asarray(dt, dtype), "dt")
     end = positive(jnp.asarray(max_time, dtype), "max_time")

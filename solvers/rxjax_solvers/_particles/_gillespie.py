@@ -1,5 +1,7 @@
 """Paths of a master equation, jump by jump."""
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,10 @@ import jax.random as jr
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray, Shaped
 
+from .._checks import require, seen
+from .._generator import AbstractGenerator
 from .._master_equation import MasterEquation
+from .._solve import check_times
 
 
 class Jumps(eqx.Module):
@@ -24,8 +29,8 @@ class Jumps(eqx.Module):
 
 
 def gillespie(
-    generator: MasterEquation,
-    start: Int[Array, " paths"],
+    generator: AbstractGenerator,
+    start: Int[ArrayLike, " paths"] | Sequence[int],
     ts: Shaped[ArrayLike, "..."],
     key: PRNGKeyArray,
     *,
@@ -39,7 +44,7 @@ def gillespie(
 
     - `generator`: a `MasterEquation`, on a grid or not.
     - `start`: the state of each path at `ts[0]`, shape `(paths,)`; on a grid the number of the cell in C order,
-        `jnp.ravel_multi_index(cell, grid.shape)`.
+        `jnp.ravel_multi_index(cell, grid.shape)`; -1 for a path that has exited before.
     - `ts`: ascending times.
     - `key`: a key of `jax.random`.
     - `max_jumps`: of a path, in all; `complete` says whether it was enough.
@@ -61,8 +66,21 @@ def gillespie(
 
         ```
     """
+    if not isinstance(generator, MasterEquation):
+        raise ValueError(
+            f"Argument `generator` must be a MasterEquation, but it is a {type(generator).__name__}.  Paths of a "
+            "FokkerPlanck are drawn by `langevin`, jumps between its cells with `from_matrix(W.as_matrix())`."
+        )
     leaving = generator.outflow().ravel()
-    ts = jnp.asarray(ts, leaving.dtype)
+    ts = check_times(jnp.asarray(ts, leaving.dtype), "start")
+    start, last = jnp.asarray(start), leaving.size - 1
+    if start.ndim != 1 or not jnp.issubdtype(start.dtype, jnp.integer):
+        raise ValueError(
+            f"Argument `start` must be a vector of whole numbers, a state for each path, but it has shape "
+            f"{start.shape} and dtype {start.dtype}."
+        )
+    faults = [((seen(start) < -1) | (seen(start) > last), "is not")]
+    start = require(start, "start", f"be states from 0 to {last}, or -1", faults)
 
     def one(state, key):
         def wait(state, key):

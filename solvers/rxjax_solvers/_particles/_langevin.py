@@ -11,7 +11,8 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Shaped
 
 from .._checks import positive
 from .._convention import AbstractConvention
-from ._equation import Coefficient, ito_form
+from .._solve import check_times
+from ._equation import Coefficient, check_starts, ito_form
 
 
 class Paths(eqx.Module):
@@ -25,7 +26,7 @@ class Paths(eqx.Module):
 def langevin(
     drift: Coefficient,
     diffusion: Coefficient,
-    x0: Float[Array, "particles d"],
+    x0: Shaped[ArrayLike, "particles d"],
     ts: Shaped[ArrayLike, "..."],
     key: PRNGKeyArray,
     *,
@@ -64,7 +65,10 @@ def langevin(
 
         ```
     """
-    ts = jnp.asarray(ts, x0.dtype)
+    x0 = check_starts(x0, "x0")
+    ts = check_times(jnp.asarray(ts, x0.dtype), "x0")
+    if ts.shape[0] < 2:
+        raise ValueError("Argument `ts` must hold the time of `x0` and at least one later, but it holds one.")
     dt = positive(jnp.asarray(dt, x0.dtype), "dt")
     d = x0.shape[1]
     force, sigma = ito_form(drift, diffusion, noise, convention, d)

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from .._checks import one_of, positive, require
+from ._equation import check_starts
 
 SAMPLING = ("with_replacement", "without_replacement", "epoch")
 
@@ -24,7 +25,7 @@ class Ensemble(eqx.Module):
 
 def sgd_ensemble(
     loss: Callable,
-    theta0: Float[Array, "runs d"],
+    theta0: Shaped[ArrayLike, "runs d"],
     num_steps: int,
     key: PRNGKeyArray,
     *,
@@ -71,6 +72,7 @@ def sgd_ensemble(
         ```
     """
     one_of(sampling, "sampling", SAMPLING)
+    theta0 = check_starts(theta0, "theta0")
     if (data is None) == (noise is None):
         raise ValueError("Argument `data` must be given, with a loss of one example, or `noise`, but not both.")
     if save_every < 1 or num_steps < 1 or num_steps % save_every:
