@@ -14,6 +14,7 @@ from optimizers import RATE
 
 import rxjax as rx
 from rxjax.optim._adam import scale_by_adam
+from rxjax.optim._arguments import need_base
 
 
 def noisy_run(optimizer, start, hessian, steps, noise=1.0, dtype=jnp.float64, scale=1.0):
@@ -254,6 +255,7 @@ def test_settings_out_of_range_are_refused():
         (lambda: RATE.rate_control(optax.sgd(1.0), decay=1.0), "`decay` must be"),
         (lambda: RATE.rate_control(optax.sgd(1.0), window=0.5), "`window` must be"),
         (lambda: RATE.rate_control(optax.sgd(1.0), 10, learning_rate=0.1), "must come without `total_steps`"),
+        (lambda: need_base(optax.adamw, "rate_control"), "`base` of `rate_control` must be an optax optimizer, like"),
         (lambda: RATE.rate_sgd().init(jnp.ones(2, int)), "floating-point arrays, but it has dtype int"),
         (lambda: RATE.rate_sgd().update(x, RATE.rate_sgd().init(x)), "`params` must be given"),
     ]

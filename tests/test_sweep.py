@@ -164,6 +164,7 @@ def test_refusals():
         (lambda: rx.sweep(f, x=[], y=[1.0]), "Argument `x` must be a vector of at least one value"),
         (lambda: rx.sweep(f, x=["a"], y=[1.0]), "Argument `x` must hold numbers or truth values"),
         (lambda: rx.sweep(f, x=[np.nan], y=[1.0]), "Argument `x` must not hold NaN"),
+        (lambda: rx.sweep(lambda status: status, status=[1.0]), "Argument `axes` must not name `status`"),
         (lambda: rx.sweep(f, x=[1.0, 2.0], y=[1.0], zipped=True), "Argument `zipped` must come with axes of one"),
         (lambda: rx.sweep(f, x=[1.0], y=[1.0], chunk=0), "Argument `chunk` must be at least 1"),
         (lambda: rx.sweep(f, x=[1.0], y=[1.0], memory="lots"), "Argument `memory` must be a positive number of bytes"),
@@ -178,6 +179,13 @@ def test_refusals():
     for call, words in bad:
         with pytest.raises(ValueError, match=words):
             call()
+
+
+def test_numbers_that_float32_has_not_are_refused(float32):
+    for values, dtype in (([1, 10**10], "int32"), ([1.0, 1e40], "float32"), ([1.0, 1e-50], "float32")):
+        with pytest.raises(ValueError, match=f"`x` must hold numbers within the range of {dtype}, but it holds"):
+            rx.sweep(lambda x: x, x=values)
+    np.testing.assert_array_equal(rx.sweep(lambda x: 2 * x, x=[0.0, -np.inf, 0.1]).value, [0, -np.inf, np.float32(0.2)])
 
 
 def test_heat_map_and_its_lines():

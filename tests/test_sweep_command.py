@@ -127,6 +127,11 @@ def test_refusals_name_the_file_the_key_and_what_is_allowed(old, new, words, tmp
     assert {p.name for p in tmp_path.iterdir()} - {"__pycache__"} == {"own_sweeps.py", "sweep.toml"}
 
 
+def test_no_such_function():
+    done = rxjax('function = "own_sweeps:blend"\n[axes]\nx = [0]\n')
+    assert "sweep.toml: `function` must name a function of own_sweeps" in done.stderr
+
+
 def test_no_such_file():
     done = CliRunner().invoke(app, ["sweep", "nowhere.toml"], env={"COLUMNS": "200"})
     assert done.exit_code == 2 and "there is no 'nowhere.toml'" in done.stderr

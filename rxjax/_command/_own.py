@@ -50,38 +50,38 @@ def own_landscape(name: str, dim: int | None, bounds: Any) -> Problem:
     return Problem(name, name.replace(":", "."), dim, Defaults(shape=cells(dim)), prepare)
 
 
-def load(name: str) -> Callable:
-    """The object `module:attribute`."""
+def load(name: str, argument: str = "Argument `NAME`") -> Callable:
+    """The object `module:attribute`, that `argument` named."""
     module_name, _, attribute = name.partition(":")
     parts = [*module_name.split("."), *attribute.split(".")]
     if not all(part.isidentifier() for part in parts):
         hint = "  Leave out the ending .py." if module_name.endswith(".py") else ""
-        raise Refusal(f"Argument `NAME` must read module:function, but it is {name!r}.{hint}")
+        raise Refusal(f"{argument} must read module:function, but it is {name!r}.{hint}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise Refusal(f"Argument `NAME` must name a module that imports, but {one_line(error)}.") from None
+            raise Refusal(f"{argument} must name a module that imports, but {one_line(error)}.") from None
         raise Refusal(
-            f"Argument `NAME` must name a module in the current folder or an installed one, but there is no module "
+            f"{argument} must name a module in the current folder or an installed one, but there is no module "
             f"{error.name!r}."
         ) from None
     except (Exception, SystemExit) as error:
         raise Refusal(
-            f"Argument `NAME` must name a module that imports, but {module_name} raised {type(error).__name__}: "
+            f"{argument} must name a module that imports, but {module_name} raised {type(error).__name__}: "
             f"{one_line(error)}"
         ) from None
     for part in attribute.split("."):
         if not hasattr(found, part):
             close = difflib.get_close_matches(part, [n for n in dir(found) if not n.startswith("_")], n=2)
             hint = f"  Did you mean {' or '.join(close)}?" if close else ""
-            raise Refusal(f"Argument `NAME` must name a function of {module_name}, but it has no {part!r}.{hint}")
+            raise Refusal(f"{argument} must name a function of {module_name}, but it has no {part!r}.{hint}")
         found = getattr(found, part)
     if isinstance(found, type) or not callable(found):
         what = "a class: name an instance" if isinstance(found, type) else f"a {type(found).__name__}"
-        raise Refusal(f"Argument `NAME` must name a function of a point or a landscape, but {name} is {what}.")
+        raise Refusal(f"{argument} must name a function of a point or a landscape, but {name} is {what}.")
     return found
 
 

@@ -49,7 +49,7 @@ def run(settings: Settings) -> tuple[xr.Dataset, float]:
 def _function(settings: Settings) -> tuple[Callable, dict[str, Any]]:
     notes = {"configuration": settings.path.read_text(encoding="utf-8")}
     if settings.function is not None:
-        return load(settings.function), {"attributes": notes}
+        return load(settings.function, f"{settings.path.name}: `function`"), {"attributes": notes}
     given = settings.landscape
     bounds = _parse.bounds(given["bounds"])
     problem = find(given["name"], given["dim"], bounds, 0)

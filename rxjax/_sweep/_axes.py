@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from ._outputs import STATUS
+
 # The dimension of a zipped sweep.
 POINT = "point"
 
@@ -37,8 +39,7 @@ class Points:
     def at(self, index: np.ndarray) -> dict[str, np.ndarray]:
         """The settings of some points, by their place in C order, in the dtypes that JAX computes with."""
         places = (index,) * len(self.values) if self.zipped else np.unravel_index(index, self.shape)
-        canonical = lambda v: v.astype(jax.dtypes.canonicalize_dtype(v.dtype))
-        return {name: canonical(v)[i] for (name, v), i in zip(self.values.items(), places, strict=True)}
+        return {name: _canonical(v)[i] for (name, v), i in zip(self.values.items(), places, strict=True)}
 
     def coordinates(self) -> dict[str, tuple[str, np.ndarray]]:
         """For a data set: each axis along its dimension."""
@@ -49,6 +50,8 @@ def as_points(axes: Mapping[str, Any], zipped: bool) -> Points:
     """The axes as the user gave them, checked."""
     if not axes:
         raise ValueError("Argument `axes` must name an axis, like `learning_rate=[0.1, 0.2]`, but it is empty.")
+    if STATUS in axes:
+        raise ValueError(f"Argument `axes` must not name `{STATUS}`, where it is said why a point failed, but it does.")
     values = {name: _axis(name, v) for name, v in axes.items()}
     lengths = {name: len(v) for name, v in values.items()}
     if zipped and len(set(lengths.values())) > 1:
@@ -67,7 +70,29 @@ def _axis(name: str, value: Any) -> np.ndarray:
         raise ValueError(f"Argument `{name}` must hold numbers or truth values, but it holds {array.dtype}.")
     if np.issubdtype(array.dtype, np.floating) and np.any(np.isnan(array)):
         raise ValueError(f"Argument `{name}` must not hold NaN, but it does: no coordinate could name that point.")
+    lost = array[_beyond(array)]
+    if len(lost):
+        raise ValueError(
+            f"Argument `{name}` must hold numbers within the range of {_canonical(array).dtype}, but it holds "
+            f"{lost[0]}.  "
+            'Use floating-point numbers for large counts, or `jax.config.update("jax_enable_x64", True)`.'
+        )
     return array
+
+
+def _canonical(values: np.ndarray) -> np.ndarray:
+    """In the dtype that JAX computes with."""
+    with np.errstate(over="ignore", under="ignore"):
+        return values.astype(jax.dtypes.canonicalize_dtype(values.dtype))
+
+
+def _beyond(values: np.ndarray) -> np.ndarray:
+    """Which values JAX would compute with as others: wrapped, infinite or zero."""
+    held = _canonical(values)
+    if not np.issubdtype(held.dtype, np.inexact):
+        return held.astype(values.dtype) != values
+    tiny = np.finfo(held.dtype).tiny
+    return (np.isfinite(values) & ~np.isfinite(held)) | ((values != 0) & (np.abs(held) < tiny))
 
 
 def check_function(fn: Callable, names: list[str]) -> None:

@@ -52,7 +52,8 @@ def sweep(
         `rxjax.solvers.RESULTS` in the tree decides whether the point failed: ask the verbs for it with `throw=False`,
         which is also the fastest way, for a check that raises makes its chunk be taken apart.
     - `axes`: name to vector of values; the product of all, or side by side with `zipped` (dimension `point`).
-        An axis cannot have the name of one of the other arguments.
+        An axis cannot have the name of one of the other arguments, nor hold what JAX's precision cannot: whole
+        numbers beyond 2e9 or numbers beyond 1e38 in float32.
     - `memory`: bytes that the sweep may take, or a text like "1 GiB"; 0.8 of what is free if not given.  On a CPU it is
         what the process may grow by: chunks on all devices, what compiling leaves, and without `store` the results.
         Elsewhere it is what the compiled program may take on each device.

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from ._arguments import check_setting
+
 
 class AnnealTemperatureState(NamedTuple):
     """State of [`anneal_temperature`][]."""
@@ -30,6 +32,8 @@ def anneal_temperature(schedule: Callable) -> optax.GradientTransformationExtraA
 
     **Returns:** a transformation with an [`AnnealTemperatureState`][].
 
+    **Raises:** `ValueError` for a schedule that does not start above zero.
+
     The temperature follows as long as the gradient noise itself does not change: as the loss falls it usually falls
     too.  Larger batches do the same at a constant rate, see [`batch_controller`][].
 
@@ -46,6 +50,7 @@ def anneal_temperature(schedule: Callable) -> optax.GradientTransformationExtraA
 
     ```
     """
+    check_setting(schedule(jnp.zeros((), jnp.int32)), "schedule(0)")
 
     def init(params: PyTree) -> AnnealTemperatureState:
         del params

@@ -1,7 +1,10 @@
 """Settings of optimizers: checked where the value is known, passed on where `inject_hyperparams` traces them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import ArrayLike, PyTree
 
 from rxjax_solvers._checks import is_traced, require
@@ -19,6 +22,15 @@ def check_setting(
         below = (value < low) if closed else (value <= low)
         faults = [(~(jnp.isfinite(value)), "is not finite"), (below | (value >= high), "is not")]
         require(value, name, f"be a number in {bracket}{low:g}, {high:g})", faults)
+
+
+def need_base(base: Any, who: str) -> optax.GradientTransformationExtraArgs:
+    """An optimizer that takes extra arguments, or the sentence that asks for one."""
+    if not (hasattr(base, "init") and hasattr(base, "update")):
+        raise ValueError(
+            f"Argument `base` of `{who}` must be an optax optimizer, like `optax.adamw(1.0)`, but it is {base!r}."
+        )
+    return optax.with_extra_args_support(base)
 
 
 def need_params(params: PyTree | None, who: str) -> PyTree:

@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 
 from rxjax_solvers._checks import one_of
 
-from ._arguments import check_setting, need_params
+from ._arguments import check_setting, need_base, need_params
 from ._batch_rules import RULES, annealed_accumulation, noise_scale_batch, norm_test_batch
 from ._wide import cast_like, check_floating, scalar_dtype, select, square, widened, zeros
 
@@ -104,7 +104,7 @@ def batch_controller(
     if target is None:
         target = 0.5 if rule == "norm_test" else 1.0
     check_setting(target, "target")
-    base = optax.with_extra_args_support(base)
+    base = need_base(base, "batch_controller")
 
     def choose(state: BatchControllerState) -> Array:
         """`k` of the next step."""

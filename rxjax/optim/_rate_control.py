@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import ArrayLike, PyTree
 
-from ._arguments import need_params
+from ._arguments import need_base, need_params
 from ._scale_by_reaction_rate import ReactionRateState, scale_by_reaction_rate
 from ._wide import check_floating, replace_unless, select, widened
 
@@ -70,7 +70,7 @@ def rate_control(
 
     A step with a gradient or an update that is not finite is skipped and counted in `skipped`.
 
-    **Raises:** `ValueError` for a setting out of its range and for missing `params`.
+    **Raises:** `ValueError` for a setting out of its range, a `base` that is no optimizer, and for missing `params`.
 
     ```python
     >>> import jax, jax.numpy as jnp, optax, rxjax as rx
@@ -87,7 +87,7 @@ def rate_control(
 
     ```
     """
-    base = optax.with_extra_args_support(base)
+    base = need_base(base, "rate_control")
     block = scale_by_reaction_rate(
         total_steps,
         target=target,
