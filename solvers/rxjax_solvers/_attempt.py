@@ -1,6 +1,7 @@
 """Krylov spaces of `(1 - W/s)^-1`: one attempt at the densities at all times from one factor."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
@@ -85,6 +86,16 @@ def _begin(generator: AbstractGenerator, p0: Array, law: Array, tol: Array, rate
         return extend(krylov, rough, steps, dimension(law), project)
 
     return factor, start(project((p0 - law).ravel()), size), grow
+
+
+def room(generator: AbstractGenerator, p0: Array, law: Array, tol: Array, size: int, method) -> Parts:
+    """Zeros in the place of what an attempt leaves."""
+
+    def begun(rate):
+        factor, krylov, _ = _begin(generator, p0, law, tol, rate, size, method)
+        return Parts(factor, krylov)
+
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), eqx.filter_eval_shape(begun, tol))
 
 
 def attempt(

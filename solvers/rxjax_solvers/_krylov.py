@@ -4,6 +4,7 @@ from collections.abc import Callable
 from math import comb, perm
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -166,6 +167,8 @@ def combine(
     return lax.fori_loop(0, -(-n // width), some, onto)
 
 
+# Traced once for the blocks of a space.
+@jax.jit
 def _put(block: Array, w: Array, at: Array) -> Array:
     """`w` in a row of the block, if there is one of that number."""
     here = (at >= 0) & (at < BLOCK)
@@ -174,20 +177,26 @@ def _put(block: Array, w: Array, at: Array) -> Array:
     )
 
 
-def _within(blocks: tuple[Array, ...], w: Array, last: Array) -> tuple[Array, Array]:
-    """Coordinates of `w` along the vectors up to the last, and what they make of `w`."""
+@jax.jit
+def _along(block: Array, w: Array, part: Array, here: Array) -> tuple[Array, Array]:
+    """Coordinates of `w` along the vectors of a block, if any are `here`, and `part` with what they make of `w`."""
 
     def add(block, part):
-        here = jnp.matmul(block, w, precision=lax.Precision.HIGHEST)
-        return here, part + jnp.matmul(here, block, precision=lax.Precision.HIGHEST)
+        along = jnp.matmul(block, w, precision=lax.Precision.HIGHEST)
+        return along, part + jnp.matmul(along, block, precision=lax.Precision.HIGHEST)
 
     def skip(_, part):
         return jnp.zeros(BLOCK, w.dtype), part
 
+    return lax.cond(here, add, skip, block, part)
+
+
+def _within(blocks: tuple[Array, ...], w: Array, last: Array) -> tuple[Array, Array]:
+    """Coordinates of `w` along the vectors up to the last, and what they make of `w`."""
     along, part = [], jnp.zeros_like(w)
     # Blocks are arrays of their own, and read where they lie: part of an array would be copied first.
     for i, block in enumerate(blocks):
-        here, part = lax.cond(i * BLOCK <= last, add, skip, block, part)
+        here, part = _along(block, w, part, i * BLOCK <= last)
         along.append(here)
     return jnp.concatenate(along), part
 
@@ -219,6 +228,7 @@ def evolve(
     return lax.scan(advance, (zero, zero, step, first), ts)[1]
 
 
+@jax.jit
 def exponential(
     k: Float[Array, "m m"], time: Float[Array, ""], last: int | Int[Array, ""] = 0
 ) -> tuple[Float[Array, "m m"], Float[Array, "m"]]:

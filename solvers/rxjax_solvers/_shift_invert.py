@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int, Shaped
 
-from ._attempt import SHARE, Parts, again, attempt, dimension, operator, transposed_operator
+from ._attempt import SHARE, Parts, again, attempt, dimension, operator, room, transposed_operator
 from ._chebyshev import FEW, paired, sweep
 from ._checks import positive
 from ._compiled import compiled
@@ -155,8 +155,7 @@ def _run(problem, tol, method, max_krylov, max_factors):
     serves = jnp.minimum(jnp.sqrt(span[0] * span[-1]), reach * span[0])
     one = lambda rate, known: attempt(generator, p0, law, span, rate, tol, max_krylov, method, known)
     best = jnp.zeros((ts.size, *p0.shape), p0.dtype).at[0].set(p0), jnp.full(span.shape, jnp.inf, p0.dtype)
-    shapes = eqx.filter_eval_shape(one, tol, best)[3]
-    empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    empty = room(generator, p0, law, tol, max_krylov, method)
     none = jnp.zeros((), jnp.int32)
     per_time = jnp.minimum(_ALONE * jnp.cbrt(span[-1] / span[0]), _PER_TIME)
     rates = jnp.full(max_factors, per_time / serves, p0.dtype)
