@@ -103,6 +103,16 @@ def test_gillespie_on_a_grid_and_out_of_it():
         assert p[-1] > 0.05 and np.all(np.abs(seen - p) < 5 * np.sqrt(p / n))
 
 
+def test_a_second_gillespie_compiles_nothing(caplog):
+    ts, start = jnp.array([0.0, 1.0]), jnp.zeros(3, int)
+    draw = lambda rate: rxs.gillespie(rxs.MasterEquation.from_edges([0, 1], [1, 0], rate, size=2), start, ts, KEY)
+    draw(1.0)
+    with jax.log_compiles():
+        caplog.clear()
+        jax.block_until_ready(draw(2.0).states)
+    assert not [record for record in caplog.records if record.getMessage().startswith("Compiling ")]
+
+
 def test_exclusion_process_carries_its_current():
     """Case 16 by paths: the current in the long run, and a budget of jumps that is reported when it is spent."""
     system = ExclusionProcess()

@@ -34,11 +34,12 @@ def test_hops_lines_and_matrix_are_one_generator(boundary):
         gibbs = rxs.FokkerPlanck.from_potential(V, grid, 0.3, tensor)
         assert gibbs.log_gibbs is not None
         defect = gibbs.apply(jnp.exp(gibbs.log_gibbs)) / jnp.max(jnp.exp(gibbs.log_gibbs) * gibbs.outflow())
-        return W.as_matrix(), W.apply(p), W.adjoint(u), W.outflow(), lines, defect
+        heat = rxs.entropy_production(W, jnp.abs(p))
+        return W.as_matrix(), W.apply(p), W.adjoint(u), W.outflow(), lines, defect, heat
 
     for sign in (1.0, -1.0):
         with rxs.checks_off():
-            matrix, forward, backward, outflow, lines, defect = parts(sign)
+            matrix, forward, backward, outflow, lines, defect, heat = parts(sign)
         np.testing.assert_allclose(matrix @ p.ravel(), forward.ravel(), atol=1e-12)
         np.testing.assert_allclose(matrix.T @ u.ravel(), backward.ravel(), atol=1e-12)
         np.testing.assert_allclose(-np.diag(matrix), outflow.ravel(), rtol=1e-12)
@@ -48,6 +49,10 @@ def test_hops_lines_and_matrix_are_one_generator(boundary):
         if boundary in ("closed", "torus"):
             np.testing.assert_allclose(columns, 0, atol=1e-12)
             np.testing.assert_allclose(defect, 0, atol=1e-14)
+            flux = np.asarray(matrix) * np.abs(p).ravel()[None]
+            there, back = flux[flux * flux.T > 0], flux.T[flux * flux.T > 0]
+            exact = np.sum((there - back) * np.log(there / back)) / 2 * (2 * np.pi) ** 2 / 72
+            np.testing.assert_allclose(heat, exact, rtol=1e-10)
         else:
             assert np.all(columns < 1e-12) and np.min(columns) < -1
 

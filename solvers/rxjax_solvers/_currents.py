@@ -16,7 +16,8 @@ def probability_current(generator: AbstractGenerator, p: Float[Array, "*shape"])
     `dp/dt` in a cell is minus the difference of its two faces over the spacing, exactly; so the current of a
     stationary law is constant along a line.
 
-    **Arguments:** `generator`, a `FokkerPlanck`; `p`, a density.
+    **Arguments:** `generator`, a `FokkerPlanck` without a full tensor, whose hops along diagonals cross two faces;
+    `p`, a density.
 
     **Returns:** one array per axis, `n_i + 1` faces on axis `i`, the lower side first; on a periodic axis `n_i`, where
     face `k` lies below cell `k`.
@@ -102,11 +103,13 @@ def entropy_production(generator: AbstractGenerator, p: Float[Array, "*shape"]) 
 def _dissipation(generator: AbstractGenerator, p: Array) -> Array:
     if isinstance(generator, FokkerPlanck):
         total = jnp.zeros((), p.dtype)
-        for axis, rates in enumerate(generator.rates):
+        for axis, rates in enumerate(generator.axis_rates):
             p_axis = to_front(p, axis)
             up, down = rates.up * p_axis, rates.down * p_axis
             forth, back = (up, jnp.roll(down, -1, 0)) if rates.periodic else (up[:-1], down[1:])
             total = total + jnp.sum(_dissipated(forth, back))
+        for rates in generator.diagonals:
+            total = total + jnp.sum(_dissipated(rates.forward * p, rates.shifted(rates.backward * p, -1)))
         return total * generator.grid.cell_volume.astype(p.dtype)
     flux = generator.as_matrix() * p.ravel()[None]
     below = jnp.tril(jnp.ones(flux.shape, bool), -1)

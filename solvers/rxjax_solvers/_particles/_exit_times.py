@@ -52,7 +52,7 @@ def sample_exit_times(
     - `max_time`: where sampling ends; particles still inside have `exited` false and this time.
     - `bridge`: `False` looks at the ends of steps only, for comparison.
 
-    **Returns:** `ExitTimes`.  Random times have no derivative.
+    **Returns:** `ExitTimes`.  Random times have no derivative.  Many calls: inside `jax.jit`, see `langevin`.
 
     ??? cite "References"
 

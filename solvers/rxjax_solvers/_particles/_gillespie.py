@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from .._checks import require, seen
+from .._compiled import compiled
 from .._generator import AbstractGenerator
 from .._master_equation import MasterEquation
 from .._solve import check_times
@@ -71,9 +72,8 @@ def gillespie(
             f"Argument `generator` must be a MasterEquation, but it is a {type(generator).__name__}.  Paths of a "
             "FokkerPlanck are drawn by `langevin`, jumps between its cells with `from_matrix(W.as_matrix())`."
         )
-    leaving = generator.outflow().ravel()
-    ts = check_times(jnp.asarray(ts, leaving.dtype), "start")
-    start, last = jnp.asarray(start), leaving.size - 1
+    ts = check_times(jnp.asarray(ts, generator.dtype), "start")
+    start, last = jnp.asarray(start), generator.size - 1
     if start.ndim != 1 or not jnp.issubdtype(start.dtype, jnp.integer):
         raise ValueError(
             f"Argument `start` must be a vector of whole numbers, a state for each path, but it has shape "
@@ -81,6 +81,12 @@ def gillespie(
         )
     faults = [((seen(start) < -1) | (seen(start) > last), "is not")]
     start = require(start, "start", f"be states from 0 to {last}, or -1", faults)
+    return _paths(generator, start, ts, key, jnp.asarray(max_jumps, jnp.int32))
+
+
+@compiled
+def _paths(generator: MasterEquation, start: Array, ts: Array, key: PRNGKeyArray, max_jumps: Array) -> Jumps:
+    leaving = generator.outflow().ravel()
 
     def one(state, key):
         def wait(state, key):

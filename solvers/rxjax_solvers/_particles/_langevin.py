@@ -52,6 +52,9 @@ def langevin(
 
     **Returns:** `Paths`.  Derivatives are those of the paths with the noise held fixed.
 
+    **Many calls:** each is compiled anew, some ten seconds, since what the functions close over may have changed.  Call
+    it inside a function of your own under `jax.jit`, of the key and all that varies.
+
     **How it fails:** a step beyond the stability limit, `dt b' > 2`, sends particles to infinity: no NaN is hidden.
 
     !!! example

@@ -56,7 +56,7 @@ def sgd_ensemble(
     - `observe`: `theta (d,) -> (m,)`, what is kept of each run in place of its `theta`: for many parameters.
 
     **Returns:** an `Ensemble`.  Runs differ by their keys alone, batches included.  It differentiates through all
-    steps, with the batches held fixed.
+    steps, with the batches held fixed.  Many calls: inside `jax.jit`, see `langevin`.
 
     !!! example
 
