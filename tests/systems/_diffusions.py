@@ -114,12 +114,14 @@ class RotationalOrnsteinUhlenbeck(System):
         limit = jnp.linalg.solve(big, jnp.array([2.0, 0.0, 0.0, 0.5])).reshape(2, 2)
 
         def at(t):
-            decay = jsp.linalg.expm(-a * t)
+            # `exp(-A t)`, for what turns commutes with what decays.
+            cos, sin = jnp.cos(params[0] * t), jnp.sin(params[0] * t)
+            decay = jnp.exp(-t) * jnp.stack([jnp.stack([cos, -sin]), jnp.stack([sin, cos])])
             m = decay @ jnp.array([1.0, -0.5])
             c = limit + decay @ (self.width**2 * jnp.eye(2) - limit) @ decay.T
-            return jnp.array([m[0], m[1], c[0, 0], c[0, 1], c[1, 1]])
+            return jnp.stack([m[0], m[1], c[0, 0], c[0, 1], c[1, 1]])
 
-        return jnp.stack([at(t) for t in self.ts])
+        return jax.lax.map(at, jnp.array(self.ts))
 
 
 class ForcedRing(System):
@@ -219,11 +221,12 @@ class ReflectingWall(System):
         nodes, weights = jnp.asarray(nodes), jnp.asarray(weights / weights.sum())
         x0 = 1 + self.width * nodes
         x = jnp.linspace(0, 12, 6001)
-        out = []
-        for t in self.ts:
+
+        def at(t):
             p = jnp.einsum("i,ij->j", weights, self.density(x[None], x0[:, None], t, params[0]))
-            out.append(jnp.array([p[0], jnp.trapezoid(x * p, x)]))
-        return jnp.stack(out)
+            return jnp.stack([p[0], jnp.trapezoid(x * p, x)])
+
+        return jax.lax.map(at, jnp.array(self.ts))
 
 
 class DrivenOrnsteinUhlenbeck(System):
