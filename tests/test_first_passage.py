@@ -188,6 +188,14 @@ def test_outcomes():
     assert result == rxs.RESULTS.unreachable and not jnp.all(jnp.isfinite(value))
     with pytest.raises(Exception, match="target is not reached from everywhere"):
         jax.block_until_ready(rxs.mean_first_passage_time(chain, mask))
+    ends = rxs.factorize(chain, target=mask)
+    with pytest.raises(ValueError, match=r"`factor` must be of the same `\(source, target\)`, but it is of another"):
+        rxs.committor(chain, jnp.arange(3) == 0, mask, factor=ends)
+    with pytest.raises(ValueError, match="`factor` must be of the same `target`, but it is of another"):
+        rxs.mean_first_passage_time(chain, jnp.arange(3) == 0, factor=ends)
+    pair = rxs.MasterEquation.from_edges([0, 1], [1, 0], 1.0, size=2)
+    with pytest.raises(ValueError, match=r"`factor` must be of a generator of shape \(2,\), but that has shape \(3,\)"):
+        rxs.mean_first_passage_time(pair, None, factor=ends)
     with pytest.raises(ValueError, match="`source` must be a Boolean mask .*, but it is None"):
         region(chain, None, "source")
     with pytest.raises(ValueError, match="`target` must hold cells of its own, but it shares one with `source`"):

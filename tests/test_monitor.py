@@ -291,7 +291,7 @@ def test_live_table_page_and_refusals(tmp_path):
     cases = [
         (lambda: rx.Monitor(every=1), "`every` must be at least 2"),
         (lambda: rx.Monitor(batch_size=0), "`batch_size` must be a number in"),
-        (lambda: rx.Monitor(number_format="bfloat17"), "`dtype` must be one of"),
+        (lambda: rx.Monitor(number_format="bfloat17"), "`number_format` must be one of"),
         (lambda: rx.Monitor().update(state, params=x, grads=jnp.ones(3), updates=x), "`grads` must be shaped like"),
         (
             lambda: rx.Monitor().update(state, params=x, grads=x, updates=x, micro_grads=x[None]),

@@ -203,7 +203,11 @@ def test_refusals(p0, ts, words):
         rxs.solve(FREE, p0, ts)
 
 
-def test_a_method_is_an_object():
+def test_a_method_is_an_object_and_tolerances_have_a_sign():
+    with pytest.raises(ValueError, match="`rtol` must be non-negative and finite, but it is negative"):
+        rxs.solve(FREE, FLAT, TS, method=rxs.Strang(), rtol=-1e-3)
+    with pytest.raises(ValueError, match="`atol` must be non-negative and finite, but it is negative"):
+        rxs.solve(FREE, FLAT, TS, method=rxs.Strang(), atol=-1e-3)
     for method in ("strang", rxs.Strang):
         with pytest.raises(ValueError, match=r"`method` must be Strang\(\), .*, an object, but it is .*[sS]trang"):
             rxs.solve(FREE, FLAT, TS, method=method)

@@ -112,7 +112,7 @@ class Monitor(eqx.Module):
                 raise ValueError(f"Argument `{name}` must be at least {least[name]}, but it is {value}.")
         check_setting(decay, "decay", 0.0, 1.0, closed=True)
         if number_format is not None:
-            resolve(number_format)
+            resolve(number_format, "number_format")
         self.batch_size, self.dataset_size = batch_size, dataset_size
         self.every, self.decay, self.number_format = every, decay, number_format
         self.lanczos_steps, self.path_points, self.micro_batches = lanczos_steps, path_points, micro_batches

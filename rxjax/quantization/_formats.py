@@ -53,8 +53,11 @@ _TABLE: dict[str, FloatFormat | IntegerFormat] = {f.name: f for f in (*_FLOATS, 
 FORMATS: tuple[str, ...] = tuple(_TABLE)  # the names that every `dtype` of this package may take
 
 
-def resolve(dtype: object) -> FloatFormat | IntegerFormat:
-    """The format of a name (`"float6_e2m3fn"`), a JAX or NumPy dtype, or an `ml_dtypes` scalar type."""
+def resolve(dtype: object, argument: str = "dtype") -> FloatFormat | IntegerFormat:
+    """The format of a name (`"float6_e2m3fn"`), a JAX or NumPy dtype, or an `ml_dtypes` scalar type.
+
+    `argument` is what a refusal calls it.
+    """
     if isinstance(dtype, str):
         name = dtype
     else:
@@ -62,7 +65,7 @@ def resolve(dtype: object) -> FloatFormat | IntegerFormat:
             name = np.dtype(dtype).name  # pyright: ignore[reportArgumentType, reportCallIssue]
         except TypeError:
             name = repr(dtype)
-    one_of(name, "dtype", FORMATS)
+    one_of(name, argument, FORMATS)
     return _TABLE[name]
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from ._checks import require, seen
 from ._compiled import compiled
 from ._deflated import stationary_law
-from ._factor import Factor, assemble
+from ._factor import Factor, assemble, check_factor
 from ._generator import AbstractGenerator
 from ._region import Region, Target, region
 from ._results import RESULTS, answer, outcome
@@ -26,8 +26,8 @@ def _ends(generator: AbstractGenerator, source: Target, target: Target, factor: 
     members = require(b.members, "target", "hold cells of its own", both, "", "a common cell")
     b = Region(members, b.extra, b.into)
     if factor is None:
-        factor = assemble(generator, [a, b], jnp.zeros((), a.extra.dtype))
-    return _Ends(a, b, factor)
+        return _Ends(a, b, assemble(generator, [a, b], jnp.zeros((), a.extra.dtype)))
+    return _Ends(a, b, check_factor(factor, generator, seen(a.members) | seen(b.members), "(source, target)"))
 
 
 def committor(

@@ -1,13 +1,14 @@
 """Factors: made once per generator, shared by every question that is asked of it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
-from ._checks import non_negative
+from ._checks import non_negative, require, seen
 from ._compiled import compiled
 from ._elimination import AbstractElimination
 from ._factorization import AbstractFactorization, usual
@@ -117,6 +118,21 @@ def factorize(
         )
     regions = as_regions(generator, target)
     return assemble(generator, regions, non_negative(jnp.asarray(shift, generator.dtype), "shift"), method)
+
+
+def check_factor(factor: Factor, generator: AbstractGenerator, members: Any, target: str) -> Factor:
+    """`factor` if it is of a generator of the same shape and, where its cells are given, of the same target."""
+    remedy = f"Pass `factorize(generator, target={target})`."
+    if factor.keep.shape != generator.shape:
+        raise ValueError(
+            f"Argument `factor` must be of a generator of shape {generator.shape}, but that has shape "
+            f"{factor.keep.shape}.  {remedy}"
+        )
+    if members is None:
+        return factor
+    other = [((seen(factor.keep) == members).any(), "is of another")]
+    keep = require(factor.keep, "factor", f"be of the same `{target}`", other, remedy, "other cells")
+    return eqx.tree_at(lambda f: f.keep, factor, keep)
 
 
 def assemble(

@@ -6,8 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ._checks import seen
 from ._compiled import compiled
-from ._factor import Factor, factorize
+from ._factor import Factor, check_factor, factorize
 from ._generator import AbstractGenerator
 from ._region import Target
 from ._results import RESULTS, answer, outcome
@@ -54,8 +55,7 @@ def mean_first_passage_time(
 
         ```
     """
-    factor = factorize(generator, target=target) if factor is None else factor
-    return answer(*_mean(factor), throw)
+    return answer(*_mean(_factor_of(generator, target, factor)), throw)
 
 
 def first_passage_variance(
@@ -80,8 +80,15 @@ def first_passage_variance(
 
         ```
     """
-    factor = factorize(generator, target=target) if factor is None else factor
-    return answer(*_variance(factor), throw)
+    return answer(*_variance(_factor_of(generator, target, factor)), throw)
+
+
+def _factor_of(generator: AbstractGenerator, target: Any, factor: Factor | None) -> Factor:
+    if factor is None:
+        return factorize(generator, target=target)
+    # To look where predicates hold is compiled anew for each: what a factor saves.
+    mask = None if target is None or callable(target) or isinstance(target, (tuple, list)) else seen(target)
+    return check_factor(factor, generator, mask, "target")
 
 
 @compiled

@@ -133,6 +133,7 @@ def solve(
         mass = generator.mass(p0)[None]
         stats = dict(num_steps=0, num_accepted_steps=0, num_rejected_steps=0, mass=mass, min=jnp.min(p0))
         return Solution(ts, p0[None], RESULTS.successful, stats, name)
+    rtol, atol = non_negative(rtol, "rtol"), non_negative(atol, "atol")
     steps = _Steps(rtol, atol, dt0, stepsize_controller, saveat, adjoint, progress_meter, max_steps)
     if far is not None:
         ps, result, stats = _either(far, method, steps, generator, p0, ts)
