@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 _T = TypeVar("_T")
 
@@ -34,7 +36,9 @@ class Checkpoints:
 
     def load(self, step: int, like: _T) -> _T:
         """The state of a step, laid out like `like`."""
-        return self._writer.restore(self._folder / str(step), jax.eval_shape(lambda: like))
+        state = self._writer.restore(self._folder / str(step), jax.eval_shape(lambda: like))
+        # On no device in particular, as a start is: what is compiled for the one serves the other.
+        return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), state)
 
     def close(self) -> None:
         """Release what the writer holds."""
