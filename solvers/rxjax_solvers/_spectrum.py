@@ -48,7 +48,9 @@ def spectrum(
     scaled to a sum of absolute values of 1 over the cells.  Eigenvalues differentiate (through left and right vectors);
     modes are constants to derivatives.
 
-    **How it fails:** `RESULTS.not_converged` if `max_krylov` is too small.  A `k` that parts a conjugate pair holds
+    **How it fails:** `RESULTS.not_converged` if `max_krylov` is too small, or if rates lie further apart than rounding
+    tells, some 1e14 and 1e6 in float32, as behind a high barrier: ask for the slow ones alone by a smaller `k`.
+    A `k` that parts a conjugate pair holds
     one of it.  Without a potential the small eigenvalue problem is solved by the host's LAPACK: CPU only.
 
     ??? cite "References"
