@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import jax.scipy as jsp
 import numpy as np
 import pytest
 import scipy.linalg
@@ -78,16 +77,17 @@ def on_a_line(kT, mean):
     W = rxs.FokkerPlanck.from_potential(lambda x: wells(0.3, x), LINE, kT)
     p0 = LINE.gaussian(mean, 0.1)
     ps, result, stats = rxs.ShiftInvert().run(W, p0, TS)
-    exact = jax.lax.map(lambda t: jsp.linalg.expm(t * W.as_matrix(), max_squarings=64) @ p0, TS)
-    return ps, exact, stats, result == rxs.RESULTS.successful, LINE.integrate(ps)
+    return ps, (p0, W.as_matrix()), stats, result == rxs.RESULTS.successful, LINE.integrate(ps)
 
 
 @pytest.mark.parametrize("kT", [0.3, 0.1, 0.03])
 def test_any_horizon(kT):
     """From the well, from between and from far uphill: the error promised, mass to rounding at t = 1e5."""
     for mean in (-1.0, 0.0, 1.8):
-        ps, exact, stats, good, mass = on_a_line(kT, mean)
+        ps, problem, stats, good, mass = on_a_line(kT, mean)
         assert good, (mean, stats)
+        p0, W = map(np.asarray, problem)
+        exact = np.stack([scipy.linalg.expm(t * W) @ p0 for t in np.asarray(TS)])
         error = jnp.sum(jnp.abs(ps - exact), axis=1) * LINE.spacing[0]
         assert jnp.max(error) < 2e-9, (mean, error, stats)
         np.testing.assert_allclose(mass, 1, atol=1e-12)
@@ -129,8 +129,8 @@ def test_small_exponentials():
     at = lambda a, rate: np.linalg.inv(np.eye(len(a)) - a / rate)
     f = jax.jit(krylov.exponential)
     change, row = f(at(a, 5.0), 5.0 * 0.7, 4)
-    np.testing.assert_allclose(change, jsp.linalg.expm(0.7 * a) - np.eye(12), atol=1e-12)
-    np.testing.assert_allclose(row, (np.eye(12) - a / 5)[4] @ jsp.linalg.expm(0.7 * a), atol=1e-11)
+    np.testing.assert_allclose(change, scipy.linalg.expm(0.7 * a) - np.eye(12), atol=1e-12)
+    np.testing.assert_allclose(row, (np.eye(12) - a / 5)[4] @ scipy.linalg.expm(0.7 * a), atol=1e-11)
     for time in (0.4, 12.0, 1e4):
         rates = np.array([1e-9, 1e-4, 0.1, 1.0, 30.0, 1e12, np.inf])
         change, _ = f(np.diag(1 / (1 + rates)), time, 0)
@@ -140,7 +140,7 @@ def test_small_exponentials():
     nodes, weights = np.polynomial.legendre.leggauss(60)
     s = 0.35 * (nodes + 1)
     parts = [
-        w * np.outer(np.diag(np.exp(np.diag(b) * (0.7 - t))) @ x, jsp.linalg.expm(t * a) @ y)
+        w * np.outer(np.diag(np.exp(np.diag(b) * (0.7 - t))) @ x, scipy.linalg.expm(t * a) @ y)
         for t, w in zip(s, 0.35 * weights, strict=True)
     ]
     np.testing.assert_allclose(out, sum(parts), atol=1e-11)
