@@ -94,6 +94,8 @@ def test_schedules():
     assert T[0] == pytest.approx(2) and T[-1] == pytest.approx(0.2) and slow(1000) == pytest.approx(0.2)
     with pytest.raises(ValueError, match="`end` must be"):
         RATE.geometric_temperature(1.0, 0.0, 10)
+    with pytest.raises(ValueError, match="`relaxation_time` must be non-negative and finite, .*divide it"):
+        RATE.constant_entropy_production(1.0, 1e-3, 10, relaxation_time=lambda T: jnp.exp(1 / T))
     with pytest.raises(ValueError, match=r"`schedule\(0\)` must be a number in \(0, inf\)"):
         RATE.anneal_temperature(RATE.linear_temperature(0.0, 1.0, 10))
 

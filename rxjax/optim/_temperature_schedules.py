@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
+from rxjax_solvers._checks import non_negative, require
+
 from ._arguments import check_setting
 
 
@@ -110,10 +112,12 @@ def constant_entropy_production(
         raise ValueError(f"Argument `points` must be at least 2, but it is {points}.")
     logs = first + (last - first) * jnp.linspace(0, 1, points, dtype=first.dtype)
     weight = jnp.ones_like(logs)
-    for f in (heat_capacity, relaxation_time):
+    for f, name in ((heat_capacity, "heat_capacity"), (relaxation_time, "relaxation_time")):
         if f is not None:
-            weight = weight * jnp.sqrt(f(jnp.exp(logs)))
-    # Relative to the largest: relaxation times over a barrier overflow nothing but themselves.
+            # Zero in part where what is relative to the largest value underflows.
+            value = non_negative(f(jnp.exp(logs)), name, "Only its shape matters: divide it by its largest value.")
+            weight = weight * jnp.sqrt(require(value, name, "be positive", [(jnp.max(value) == 0, "is zero")]))
+    # Relative to the largest, so that sums do not overflow.
     weight = weight / jnp.max(weight)
     length = jnp.concatenate([jnp.zeros(1, logs.dtype), jnp.cumsum((weight[1:] + weight[:-1]) / 2)])
     length = length / length[-1]
