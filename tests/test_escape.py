@@ -329,6 +329,8 @@ def test_refusals():
         (lambda: sgd(SquareLossNoise(outliers=2)), "Argument `outliers` must be at most the dimension 1"),
         (lambda: kramers(bare, -1.0, np.zeros(2), 1.0), r"their shapes are \(2,\) and \(1,\)"),
         (lambda: kramers(convex, 3.0, 0.0, 1.0), "Argument `minimum`"),
+        (lambda: kramers(WELL, -0.7, 0.0, 1.0), r"Argument `minimum`.*got \[-0\.7\]"),
+        (lambda: kramers(WELL, -1.0, 0.4, 1.0), r"Argument `saddle`.*got \[0\.4\]"),
         (
             lambda: sgd_escape_time(lambda t: 0.05 + valley(t) + 2 * t[1] ** 2, *ends, RUN, SquareLossNoise(2.0, 1)),
             "Argument `outliers` must include the unstable direction",

@@ -98,6 +98,14 @@ def test_importing_is_light():
     assert out.stdout.strip() == "[]"
 
 
+def test_what_is_offered_is_listed():
+    """What loads when it is asked for too, and nothing that was merely imported."""
+    names = {name for name in dir(rx) if not name.startswith("_")}
+    assert {"plot", "sweep", "to_dataset", "solvers", "Monitor"} <= names
+    assert all(rx.__name__ in getattr(getattr(rx, name), "__module__", rx.__name__) for name in names)
+    assert not names & {"importlib", "TYPE_CHECKING"}
+
+
 def test_compiled_equals_eager_beyond_16384_rows():
     """jaxlib 0.10.2 fails this on a CPU, in silence: jax-ml/jax#39103."""
     m = jax.random.normal(jax.random.key(0), (6, 6))

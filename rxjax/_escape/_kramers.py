@@ -7,9 +7,10 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
-from rxjax_solvers._checks import require
+from rxjax_solvers._checks import is_traced, require
 
 from .._arrays import real_arrays
 from .._limits import exponential
@@ -140,6 +141,8 @@ def way_out(
         points.append(require(x, name, "be finite", [(~jnp.isfinite(x), "is not finite")]))
     dtype = jnp.result_type(*points)
     a, s = (jnp.asarray(x, dtype) for x in points)
+    # As given: they are moved onto the stationary points beside them before they are judged.
+    given = [None if is_traced(x) else np.array2string(np.asarray(x), threshold=8, precision=6) for x in (a, s)]
     if a.ndim != 1 or a.shape != s.shape:
         raise ValueError(
             f"Argument `saddle` must be a point of the shape of `minimum`, (d,), but their shapes are {s.shape} and "
@@ -152,14 +155,14 @@ def way_out(
         (slope_a, "has a slope: it is no stationary point"),
     ]
     remedy = "Take a row of `find_minima(landscape).points`."
-    a = require(way.minimum, "minimum", "be a minimum of the landscape", faults, remedy)
+    a = require(way.minimum, "minimum", "be a minimum of the landscape", faults, remedy, given[0])
     faults = [
         (folded, "does not have exactly one direction of negative curvature"),
         (slope_s, "has a slope: it is no stationary point"),
         (below, "is not above the minimum"),
     ]
     remedy = "Take a row of `find_barriers(landscape, minima).saddles`."
-    s = require(way.saddle, "saddle", "be a saddle of index 1 above the minimum", faults, remedy)
+    s = require(way.saddle, "saddle", "be a saddle of index 1 above the minimum", faults, remedy, given[1])
     # Used through the checked points, so that the checks are not compiled away.
     return way._replace(minimum=a, saddle=s, log_prefactor=way.log_prefactor + 0 * (a[0] + s[0]))
 
