@@ -83,6 +83,7 @@ def solve(
         `DensityController`.
     - `stepsize_controller`, `dt0`, `saveat`, `adjoint`, `progress_meter`, `max_steps`, `throw`: as in
         `diffrax.diffeqsolve`, to which they are passed on; methods for the whole interval take none but `throw`.
+        Gradients are reverse mode; for `jax.jvp` and `jax.jacfwd` pass `adjoint=diffrax.ForwardMode()`.
 
     **Which method** if none is given, and steps, save points and adjoints are left alone:
 
