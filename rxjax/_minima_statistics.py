@@ -10,7 +10,6 @@ import jax.random as jr
 import numpy as np
 from jax.scipy.special import ndtr
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Shaped
-from scipy.special import gammaincinv
 
 from rxjax_solvers._checks import finite, one_of, positive, require
 
@@ -252,6 +251,9 @@ def fit_barrier_distribution(
 
         ```
     """
+    # Here, since it would take a tenth of the time that importing this package takes.
+    from scipy.special import gammaincinv
+
     one_of(statistic, "statistic", STATISTICS)
     if not 0 < confidence < 1:
         raise ValueError(f"Argument `confidence` must lie between 0 and 1, but it is {confidence}. Type 0.95, say.")

@@ -92,7 +92,7 @@ def test_the_face_shows_all_of_the_numerics():
 
 
 def test_importing_is_light():
-    heavy = ["matplotlib", "xarray", "sklearn", "typer", "rich"]
+    heavy = ["matplotlib", "xarray", "sklearn", "typer", "rich", "scipy.fft", "scipy.special"]
     code = f"import sys, rxjax; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

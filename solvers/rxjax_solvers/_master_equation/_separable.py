@@ -8,7 +8,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.fft
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -106,6 +105,9 @@ class SeparableJumps(AbstractJumps):
     @property
     def _sizes(self) -> tuple[int, ...]:
         """Lengths of the transforms: room for what jumps off an axis that does not wrap."""
+        # Here, since it would take a tenth of the time that importing this package takes.
+        import scipy.fft
+
         axes = zip(self.leave.shape, self.reach, self.periodic, strict=True)
         fast: Any = scipy.fft.next_fast_len
         return tuple(n if wraps else fast(n + min(w, n - 1), real=True) for n, w, wraps in axes)
