@@ -151,6 +151,11 @@ def begin(words, folder):
     return subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder)
 
 
+def test_alone_it_shows_what_there_is():
+    done = CliRunner().invoke(app, [])
+    assert done.exit_code == 0 and all(name in done.stdout for name in ("flow", "sweep", "train", "doctor"))
+
+
 def test_ctrl_c_leaves_nothing(tmp_path):
     """Interrupted while it compiles or solves."""
     run = begin("flow own_losses:noticed --bounds=-9:9,-9:9 --start=-8,0 --frames 999 --out deep/er", tmp_path)

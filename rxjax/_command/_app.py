@@ -22,11 +22,12 @@ def _complain(text: str) -> None:
 
 
 class OneLineErrors(TyperGroup):
-    """Says in one line what is wrong with the command line, and exits with 2."""
+    """Says in one line what is wrong with the command line, and exits with 2.  Without a word it shows its help."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+    def main(self, args: Any = None, *more: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        words = sys.argv[1:] if args is None else args
         try:
-            result = super().main(*args, standalone_mode=False, **kwargs)
+            result = super().main(args if words else ["--help"], *more, standalone_mode=False, **kwargs)
         except Exception as error:
             # Typer brings its own copy of click or imports it, by version: known by what its usage errors can do.
             if not (standalone_mode and hasattr(error, "format_message") and hasattr(error, "exit_code")):
