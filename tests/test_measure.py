@@ -274,6 +274,21 @@ def test_refusals():
             lambda: M.gradient_noise(linear, params, data, sampling="without_replacement"),
             "`dataset_size` must be given",
         ),
+        (
+            lambda: M.gradient_noise(linear, params, data, sampling="without_replacement", dataset_size=np.ones(2)),
+            "`dataset_size` must be one number",
+        ),
+        (
+            lambda: M.gradient_noise(linear, params, data, sampling="without_replacement", dataset_size=np.inf),
+            "`dataset_size` must be a number of at least 6 examples, but it is not finite",
+        ),
+        (
+            lambda: M.gradient_noise(lambda p, x: x @ p["w"], params, data),
+            "`loss_fn` must return one number.* \\(1,\\)",
+        ),
+        (lambda: M.lambda_max(lambda p, x: x @ p["w"], params, data), "`loss_fn` must return one number.* \\(6,\\)"),
+        (lambda: M.batch_sharpness(linear, params, jnp.ones(())), "`batches` must hold at least one batch"),
+        (lambda: M.batch_sharpness(linear, params, (data, data[:2])), "`batches` must hold arrays with one leading"),
         (lambda: M.gradient_noise(linear, params, data[:1]), "`batch` must hold at least two units"),
         (lambda: M.gradient_noise(linear, params, (data, data[:2])), "`batch` must hold arrays with one leading axis"),
         (
@@ -287,6 +302,12 @@ def test_refusals():
         (lambda: M.gradient_noise(linear, params, data, directions=[{}]), "`directions` must have a floating array"),
         (lambda: M.fluctuation_dissipation(np.ones(4), np.ones(3), 0.1), "`squared_step` must be a series as long"),
         (lambda: M.fluctuation_dissipation(np.ones(4), np.ones(4), 0.1), "`blocks` must be from 2 to 4"),
+        (lambda: M.fluctuation_dissipation(np.ones(1), np.ones(1), 0.1), "`work` must hold at least two steps"),
+        (lambda: M.fluctuation_dissipation(np.ones(4), np.ones(4), np.ones(2)), "`learning_rate` must be one number"),
+        (
+            lambda: M.fluctuation_dissipation(np.ones(3), np.eye(3)[0], 0.1, blocks=2),
+            "`squared_step` must have a non",
+        ),
     ]
     for call, words in cases:
         with pytest.raises(ValueError, match=words):

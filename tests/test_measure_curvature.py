@@ -93,6 +93,8 @@ def test_local_entropy_against_the_determinant(dense):
     small = M.local_entropy(curve, x, h, 0.7, 2.0)
     assert float(small.value) == pytest.approx(float(rx.free_entropy(lambda x: curve(x, h), x, 0.7, 2.0)), rel=1e-6)
     assert float(small.standard_error) < 1e-9
+    cold = M.local_entropy(curve, 0 * x, 0 * h, 1e-200, 2.0)
+    assert float(cold.value) == pytest.approx(1.5 * np.log(np.pi))
     with pytest.raises(ValueError, match="`gamma` must make `H . gamma . k . temperature` positive definite"):
         M.local_entropy(curve, x, -h, 0.7, 2.0)
 

@@ -15,6 +15,7 @@ DIM = 6
 CURVES = RNG.standard_normal((8, DIM, DIM)) / 3
 CURVES = CURVES @ CURVES.transpose(0, 2, 1) + 0.3 * np.eye(DIM)
 SLOPES = 0.6 + RNG.standard_normal((8, DIM))
+RUN = rx.Hyperparameters(0.1, 2, 6)
 
 
 def kinds(w, index):
@@ -125,7 +126,12 @@ def test_refusals():
         with pytest.raises(ValueError, match=words):
             M.optimal_learning_rate(kinds, w, data, **{"batch_size": 2, **more})
     with pytest.raises(ValueError, match="`micro_batches` must be from 3 to the 6 examples"):
-        M.report(kinds, w, data, rx.Hyperparameters(0.1, 2, 6))
+        M.report(kinds, w, data, RUN)
+    # A network that is lost is said to be so by every number.
+    lost = M.report(
+        lambda w, x: jnp.mean(x**2) * jnp.sum(w**4), jnp.full(2, jnp.nan), jnp.arange(6.0), RUN, micro_batches=3
+    )
+    assert all(np.isnan(found.value) for found in lost.as_dict().values())
     # Downhill curvature: every larger step is better.
     found = M.optimal_learning_rate(
         lambda w, x: -jnp.mean((w - x) ** 2), jnp.ones(()), jnp.arange(6.0), 2, micro_batch_size=1

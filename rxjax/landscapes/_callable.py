@@ -50,11 +50,7 @@ class CallableLandscape(AbstractLandscape):
         return None
 
     def _value(self, theta: Float[Array, " d"]) -> Float[Array, ""]:
-        value = self.fn(theta)
-        fault = _fault(value)
-        if fault is not None:
-            raise fault
-        return jnp.asarray(value).astype(theta.dtype)
+        return jnp.asarray(one_number(self.fn(theta), "landscape")).astype(theta.dtype)
 
 
 def as_landscape(
@@ -250,7 +246,15 @@ def _map(fn: Callable[..., Any], points: Array, batch_size: int) -> Array:
     return jax.lax.map(fn, points, batch_size=batch_size)
 
 
-def _fault(value: Any, name: str = "landscape") -> Exception | None:
+def one_number(value: Any, name: str) -> Any:
+    """`value`, returned by the user's function `name`, unless it is no real floating scalar."""
+    fault = _fault(value, name)
+    if fault is not None:
+        raise fault
+    return value
+
+
+def _fault(value: Any, name: str) -> Exception | None:
     """What is wrong with the output of a landscape, an exception ready to raise, or `None`."""
     must = f"Argument `{name}` must return one number, an array of shape (), but it returns"
     if value is None:

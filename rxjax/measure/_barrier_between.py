@@ -157,10 +157,11 @@ def _measured(
 
     def sharpness(x):
         gradient, product = jax.linearize(jax.grad(loss), x)
-        return largest_eigenvalue(product, gradient, 10, key).value
+        value = largest_eigenvalue(product, gradient, 10, key).value
+        return jnp.where(jnp.isnan(value), 0, value)
 
     stiff = jnp.max(jax.lax.map(sharpness, jnp.stack([first, line[images // 2], last])))
-    # A loss without upward curvature anywhere: the gradient's scale over the length stands in.
+    # A loss without upward curvature anywhere, or none that is finite: the gradient's scale over the length stands in.
     length = jnp.linalg.norm(last - first)
     tiny = jnp.finfo(first.dtype).tiny
     stiff = jnp.maximum(stiff, jnp.maximum(1e-3 * scale / jnp.maximum(length, tiny), tiny))

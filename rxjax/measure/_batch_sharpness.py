@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 
 from ._curvature import flat_loss
 from ._estimate import Estimate, ratio_of_means
+from ._gradient_noise import leading_axis
 
 
 def batch_sharpness(loss_fn: Callable, params: PyTree, batches: PyTree) -> Estimate:
@@ -31,6 +32,8 @@ def batch_sharpness(loss_fn: Callable, params: PyTree, batches: PyTree) -> Estim
     Good values: 30 batches.  **How it fails:** near a minimum all gradients vanish and the ratio is that of noise;
     with all gradients zero it is NaN, for no step is taken there.
 
+    **Raises:** `ValueError` for arrays without a common leading axis, or no batch.
+
     ```python
     >>> import jax.numpy as jnp, rxjax as rx
     >>> loss = lambda w, h: jnp.mean(h) * jnp.sum(w**2) / 2
@@ -42,6 +45,8 @@ def batch_sharpness(loss_fn: Callable, params: PyTree, batches: PyTree) -> Estim
 
     Source: Andreyev and Beneventano, "Edge of stochastic stability" (2024).
     """
+    if not leading_axis(batches, "batches", "batches"):
+        raise ValueError("Argument `batches` must hold at least one batch along the leading axis, but it holds none.")
     return _measured(loss_fn, params, batches)
 
 

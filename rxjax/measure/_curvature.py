@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from .._arrays import summation_dtype
+from ..landscapes._callable import one_number
 from ..optim._wide import is_sharded
 
 
@@ -50,7 +51,7 @@ def flat_loss(loss_fn: Callable, params: PyTree, batch: PyTree) -> FlatLoss:
     """`loss_fn(params, batch)` around `params`; products are taken in the dtype of the parameters."""
     moved, fixed = moving_part(params)
     origin, narrow, flat = _flattened(moved)
-    slope = jax.grad(lambda p: loss_fn(eqx.combine(p, fixed), batch))
+    slope = jax.grad(lambda p: one_number(loss_fn(eqx.combine(p, fixed), batch), "loss_fn"))
 
     def expand() -> tuple[Array, Callable]:
         gradient, bend = jax.linearize(slope, moved)
@@ -63,7 +64,8 @@ def flat_values(loss_fn: Callable, params: PyTree, batch: PyTree) -> tuple[Calla
     """The loss as a function of any flat vector `(d,)`, the vector of `params`, and what flattens a tree like it."""
     moved, fixed = moving_part(params)
     origin, narrow, flat = _flattened(moved)
-    return lambda v: loss_fn(eqx.combine(narrow(v), fixed), batch).astype(v.dtype), origin, flat
+    loss = lambda v: one_number(loss_fn(eqx.combine(narrow(v), fixed), batch), "loss_fn")
+    return lambda v: jnp.asarray(loss(v)).astype(v.dtype), origin, flat
 
 
 def _flattened(moved: PyTree) -> tuple[Array, Callable, Callable]:

@@ -59,13 +59,19 @@ def fluctuation_dissipation(
             "Argument `squared_step` must be a series as long as `work`, but the shapes are "
             f"{squares.shape} and {dissipated.shape}."
         )
+    for name, x in (("learning_rate", eta), ("momentum", b)):
+        if x.ndim:
+            raise ValueError(f"Argument `{name}` must be one number, but it has shape {x.shape}. Vmap over many.")
+    if dissipated.shape[0] < 2:
+        raise ValueError(f"Argument `work` must hold at least two steps, but it holds {dissipated.shape[0]}.")
     if not 2 <= blocks <= dissipated.shape[0]:
         raise ValueError(f"Argument `blocks` must be from 2 to {dissipated.shape[0]}, but it is {blocks}.")
     dtype = summation_dtype(jnp.result_type(dissipated, squares))
     dissipated, squares = finite(dissipated, "work").astype(dtype), non_negative(squares, "squared_step").astype(dtype)
-    squares = require(squares, "squared_step", "have a non-zero entry", [(jnp.max(squares) == 0, "has none")])
-    fluctuation = positive(eta, "learning_rate").astype(dtype) / 2 * ((1 + b) / (1 - b)).astype(dtype) * squares
     # What does not fill a block is the oldest and is left out.
     length = dissipated.shape[0] // blocks
     means = lambda x: jnp.mean(x[x.shape[0] - blocks * length :].reshape(blocks, length), axis=1)
-    return ratio_of_means(means(dissipated), means(fluctuation))
+    squares = means(squares)
+    squares = require(squares, "squared_step", "have a non-zero entry", [(jnp.max(squares) == 0, "has none")])
+    fluctuation = positive(eta, "learning_rate").astype(dtype) / 2 * ((1 + b) / (1 - b)).astype(dtype) * squares
+    return ratio_of_means(means(dissipated), fluctuation)

@@ -9,6 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from rxjax_solvers._checks import one_of
 
+from ..landscapes._callable import one_number
 from ..landscapes._trees import match
 from ._curvature import flat_loss, flat_values, moving_part, shaped_like
 from ._estimate import Estimate
@@ -129,16 +130,21 @@ def gradient_noise(
 
 def count_units(batch: PyTree, size: int | None, least: int) -> int:
     """The number of examples in `batch`, refused unless it makes `least` units of `size` examples or more."""
-    sizes = {x.shape[0] if jnp.ndim(x) else 0 for x in jax.tree.leaves(batch) if eqx.is_array_like(x)}
-    if len(sizes) != 1:
-        raise ValueError(f"Argument `batch` must hold arrays with one leading axis over examples, but it has {sizes}.")
-    (count,) = sizes
+    count = leading_axis(batch, "batch", "examples")
     if size is None or size < 1 or count % size:
         raise ValueError(f"Argument `micro_batch_size` must divide the {count} examples of `batch`, but it is {size}.")
     if count // size < least:
         words = {2: "two", 3: "three"}[least]
         raise ValueError(f"Argument `batch` must hold at least {words} units, but it holds {count} examples.")
     return count
+
+
+def leading_axis(tree: PyTree, name: str, over: str) -> int:
+    """The length of the first axis, one for all arrays of `tree`; 0 for numbers."""
+    sizes = {x.shape[0] if jnp.ndim(x) else 0 for x in jax.tree.leaves(tree) if eqx.is_array_like(x)}
+    if len(sizes) != 1:
+        raise ValueError(f"Argument `{name}` must hold arrays with one leading axis over {over}, but it has {sizes}.")
+    return sizes.pop()
 
 
 @eqx.filter_jit
@@ -194,7 +200,8 @@ def _from_examples(
     # The last chunk is filled up by examples of weight zero.
     index = jnp.arange(-(-n // chunk) * chunk).reshape(-1, chunk)
     take = lambda i: jax.tree.map(lambda x: x[jnp.minimum(i, n - 1)], batch)
-    each = lambda p, examples: jax.vmap(lambda e: loss_fn(p, jax.tree.map(lambda x: x[None], e)))(examples)
+    alone = lambda p, e: one_number(loss_fn(p, jax.tree.map(lambda x: x[None], e)), "loss_fn")
+    each = lambda p, examples: jax.vmap(lambda e: alone(p, e))(examples)
     origin = flat_values(loss_fn, params, batch)[1]
 
     def add(total, i):
@@ -221,7 +228,7 @@ def in_parts(batch: PyTree, size: int) -> PyTree:
 def micro_gradients(loss_fn: Callable, params: PyTree, parts: PyTree) -> Array:
     """The gradient of each micro-batch, flat, one row each; one after the other."""
     moved, fixed = moving_part(params)
-    slope = jax.grad(lambda p, part: loss_fn(eqx.combine(p, fixed), part))
+    slope = jax.grad(lambda p, part: one_number(loss_fn(eqx.combine(p, fixed), part), "loss_fn"))
     # Flattened all at once: inside the loop each gradient would be copied twice.
     flat = flat_values(loss_fn, params, parts)[2]
     return jax.vmap(flat)(jax.lax.map(lambda part: slope(moved, part), parts))

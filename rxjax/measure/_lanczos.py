@@ -10,7 +10,10 @@ from matfree import decomp
 
 
 class Ritz(NamedTuple):
-    """Ritz pairs of `m` steps, ascending; those of a space that ended earlier come after entries that mean nothing."""
+    """Ritz pairs of `m` steps, ascending; those of a space that ended earlier come after entries that mean nothing.
+
+    All are NaN where the operator is not finite.
+    """
 
     values: Float[Array, "m"]
     vectors: Float[Array, "m m"]  # in columns, in the Krylov basis: the first row squared are the weights of quadrature
@@ -43,4 +46,7 @@ def ritz_pairs(product: Callable, start: Float[Array, "d"], steps: int) -> Ritz:
     basis = jnp.where(alive[:, None], jnp.asarray(found.Q_tall), 0)
     # No product is better than rounding.
     errors = below[end] * jnp.abs(vectors[end]) + jnp.finfo(below.dtype).eps * scale[end]
-    return Ritz(values, vectors, errors, known, basis)
+    # A space that ends by a first product that is not finite holds nothing.
+    lost = ~jnp.isfinite(diagonal[0])
+    values, errors = jnp.where(lost, jnp.nan, values), jnp.where(lost, jnp.nan, errors)
+    return Ritz(values, vectors, errors, known | lost, basis)

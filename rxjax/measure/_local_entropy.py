@@ -121,7 +121,7 @@ def _measured(
     samples, lowest = jax.lax.map(sample, jr.split(key, probes))
     found, values = run(gradient)
     lowest = jnp.minimum(jnp.min(lowest), jnp.min(values))
-    pull = jnp.sum(gradient**2) / (gamma * kt**2)
+    pull = jnp.sum((gradient / kt) ** 2) / gamma
     pull = pull * jnp.sum(found.vectors[0] ** 2 / jnp.where(values > -1, 1 + values, 1))
     value = size / 2 * (math.log(2 * math.pi) - jnp.log(gamma)) - jnp.mean(samples) / 2 + pull / 2
     return Estimate(value, jnp.std(samples, ddof=1) / (2 * probes**0.5)), lowest

@@ -44,12 +44,12 @@ class Moment(NamedTuple):
         return Moment(self.value + weight * other.value, self.parts + weight * other.parts)
 
     def over(self, other: "Moment") -> Estimate:
-        """Their ratio, with the standard error of the infinitesimal jackknife; infinite unless `other` is positive."""
-        n, good = self.parts.shape[0], other.value > 0
-        below = jnp.where(good, other.value, 1)
+        """Their ratio, with the standard error of the infinitesimal jackknife; infinite where `other` is at most 0."""
+        n, none = self.parts.shape[0], other.value <= 0
+        below = jnp.where(none, 1, other.value)
         value = self.value / below
         error = jnp.sqrt(jnp.sum((self.parts - value * other.parts) ** 2) / (n * (n - 1))) / below
-        return Estimate(jnp.where(good, value, jnp.inf), jnp.where(good, error, jnp.inf))
+        return Estimate(jnp.where(none, jnp.inf, value), jnp.where(none, jnp.inf, error))
 
 
 def optimal_learning_rate(

@@ -104,8 +104,8 @@ def report(
     an eigenvalue of this batch, that of the trace is of the probes.  The cost is some 100 gradients of `batch`, and
     four programs are compiled.
 
-    **How it fails:** as its parts do.  A loss that is not a mean over examples, as with batch normalisation, has no
-    gradient noise of one example.
+    **How it fails:** as its parts do.  Without upward curvature the critical rate is infinite.  A loss that is not a
+    mean over examples, as with batch normalisation, has no gradient noise of one example.
 
     **Raises:** `ValueError` for a batch of fewer than `micro_batches` examples, and as its parts do.
 
@@ -142,7 +142,11 @@ def report(
     dim = sum(x.size for x in jax.tree.leaves(eqx.filter(params, eqx.is_inexact_array)))
     run = hyperparameters
     heat = effective_temperature(run.learning_rate, trace=one, momentum=run.momentum)
-    limit = critical_learning_rate(top.value, momentum=run.momentum)
+    # What the critical rate times the curvature is; of no or negative curvature there is no limit.
+    bound = critical_learning_rate(jnp.ones((), top.value.dtype), momentum=run.momentum)
+    flat = top.value <= 0
+    limit = jnp.where(flat, jnp.inf, bound / jnp.where(flat, 1, top.value))
+    spread = jnp.where(flat, jnp.inf, limit * top.error / jnp.where(flat, 1, top.value))
     return Report(
         squared_gradient=noise.squared_gradient,
         noise_trace=noise.trace,
@@ -150,8 +154,8 @@ def report(
         temperature=_times(noise.trace, heat),
         temperature_per_parameter=_times(noise.trace, heat / dim),
         lambda_max=Estimate(top.value, top.error),
-        critical_learning_rate=Estimate(limit, limit * top.error / top.value),
-        edge=_times(Estimate(top.value, top.error), run.learning_rate / (limit * top.value)),
+        critical_learning_rate=Estimate(limit, spread),
+        edge=_times(Estimate(top.value, top.error), run.learning_rate / bound),
         hessian_trace=total,
         optimal_learning_rate=rates.optimal,
         maximal_learning_rate=rates.maximal,

@@ -8,6 +8,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from rxjax_solvers._checks import one_of, require
 
+from .._arrays import real_array
 from ._estimate import Estimate
 
 
@@ -39,8 +40,10 @@ def population(size: int, drawn: int, sampling: str, dataset_size: ArrayLike | N
         return Population(size, None)
     if dataset_size is None:
         raise ValueError('Argument `dataset_size` must be given for `sampling="without_replacement"`, but it is None.')
-    examples = jnp.asarray(dataset_size, float)
-    faults = [(examples < max(drawn, 2), "is not")]
+    examples = real_array(dataset_size, "dataset_size")
+    if examples.ndim:
+        raise ValueError(f"Argument `dataset_size` must be one number, but it has shape {examples.shape}.")
+    faults = [(~jnp.isfinite(examples), "is not finite"), (examples < max(drawn, 2), "is not")]
     examples = require(examples, "dataset_size", f"be a number of at least {max(drawn, 2)} examples", faults)
     return Population(size, examples)
 
@@ -78,7 +81,8 @@ def noise_and_signal(moments: Moments, drawn: Population) -> tuple[Estimate, Est
             whole = drawn.examples.astype(dtype)
             trace, rest = one * (whole - 1) / whole, rest - 1 / whole
         signal = mean_square - one * rest
-        return trace, signal, jnp.where(signal > 0, trace / jnp.where(signal > 0, signal, 1), jnp.inf)
+        hidden = signal <= 0
+        return trace, signal, jnp.where(hidden, jnp.inf, trace / jnp.where(hidden, 1, signal))
 
     values = estimates(total, moments.mean_square, n)
     if n < 3:
