@@ -174,7 +174,27 @@ def test_refusals():
         (lambda: measure(fine, shape=1), "`shape` must be 2 or more on each of the 1 axes"),
         (lambda: measure(fine, chunk_size=0), "`chunk_size` must be at least 1"),
         (lambda: rx.planes.measure_plane(fine, example_loss, (jnp.ones(3), jnp.ones(2))), "`data` must hold arrays"),
+        (lambda: rx.planes.measure_plane(fine, example_loss, jax.tree.map(lambda x: x[:0], data)), "holds none"),
+        (
+            lambda: rx.planes.measure_plane(fine, lambda p, e: jnp.ones(2), data),
+            r"`example_loss` must return one.*\(2",
+        ),
+        (lambda: rx.planes.measure_plane(fine, lambda p, e: 1.0, data, shape=2), "`data` must have noise on the plane"),
         (lambda: distance(kind="l2"), "`kind` must be one of"),
+        (lambda: distance(draws=1), "`draws` must be at least 2"),
+        (lambda: distance(block=0), "`block` must divide the cells"),
+        (lambda: rx.planes.density_distance(jnp.ones(4), grid, jnp.ones(3)), r"`points` must have shape \(n, 1\)"),
+        (lambda: rx.planes.density_distance(jnp.ones(4), grid, jnp.full((3, 1), jnp.nan)), "`points` must be finite"),
+        (lambda: rx.planes.density_distance(jnp.ones(5), grid, jnp.ones((3, 1))), "`p` must have the shape"),
+        (lambda: rx.planes.density_distance(2 * jnp.ones(4), grid, jnp.ones((3, 1))), "`p` must have mass 1"),
+        (lambda: rx.planes.exit_time(runs, lambda x: x < 1), r"`inside` must return one truth value.*\(1,\)"),
+        (lambda: rx.planes.first_reached(runs, lambda x: x[0], lambda x: x[0] < 1), "`source` must return one truth"),
+        (
+            lambda: rx.planes.sgd_on_plane(
+                fine, example_loss, data, best, rx.Hyperparameters(0.1, 1.5, 8), 2, jax.random.key(0)
+            ),
+            "`hyperparameters` must have one whole batch size, but it is 1.5",
+        ),
         (lambda: distance(block=3), "`block` must divide the cells"),
         (lambda: rx.planes.density_distance(jnp.ones(4), grid, jnp.ones((3, 2))), r"`points` must have shape \(n, 1\)"),
         (
@@ -183,7 +203,11 @@ def test_refusals():
         ),
         (lambda: rx.planes.principal_directions(jnp.ones((2, 3)), k=2), "`path` must hold more points than"),
         (lambda: rx.planes.principal_directions(jnp.ones((5, 3)), k=1), "`path` must span 1 directions"),
+        (lambda: rx.planes.principal_directions(jnp.ones((5, 1)), k=2), "`path` must span 2 directions"),
         (lambda: rx.planes.orthonormal([jnp.ones(3), jnp.ones(3)]), "`directions` must be linearly independent"),
+        (lambda: rx.planes.orthonormal([]), "`directions` must hold at least one"),
+        (lambda: rx.planes.orthonormal(list(jnp.ones((3, 2)))), "`directions` must hold at most 2"),
+        (lambda: rx.planes.orthonormal([{"a": jnp.ones(2)}, {"b": jnp.ones(2)}]), r"`directions\[1\]` must have"),
     ]:
         with pytest.raises((ValueError, eqx.EquinoxRuntimeError), match=words):
             bad()

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from rxjax_solvers._checks import is_traced, require
 
 from .._arrays import summation_dtype
-from ..landscapes._trees import moving
+from ..landscapes._trees import match, moving
 
 
 class PrincipalDirections(eqx.Module):
@@ -70,6 +70,8 @@ def principal_directions(path: PyTree, k: int = 2) -> PrincipalDirections:
     _, unravel = _flatten(jax.tree.map(lambda x: x[0], moved))
     center, vectors, variances = _components(moved, k)
     total = jnp.sum(variances)
+    if k > len(variances):
+        raise ValueError(f"Argument `path` must span {k} directions, but it has {len(variances)} parameters.")
     fault = [(~(variances[k - 1] > 100 * jnp.finfo(total.dtype).eps ** 2 * total), "does not, or is not finite")]
     vectors = require(vectors, "path", f"span {k} directions", fault, "Ask for fewer.", None)
     fixed = eqx.filter(path, eqx.is_inexact_array, inverse=True)
@@ -89,7 +91,8 @@ def orthonormal(directions: Sequence[PyTree]) -> tuple[PyTree, ...]:
 
     **Returns:** as many PyTrees.
 
-    **Raises:** `ValueError` for directions that are linearly dependent to working precision.
+    **Raises:** `ValueError` for trees that do not match, or directions that are linearly dependent to working
+    precision.
 
     !!! example
 
@@ -101,8 +104,16 @@ def orthonormal(directions: Sequence[PyTree]) -> tuple[PyTree, ...]:
 
         ```
     """
-    flat = [_flatten(moving(d)) for d in directions]
+    if not len(directions):
+        raise ValueError("Argument `directions` must hold at least one direction, but it holds none.")
+    matched = (match(d, directions[0], f"directions[{i}]", "directions[0]") for i, d in enumerate(directions))
+    flat = [_flatten(d) for d in matched]
     rows = jnp.stack([x for x, _ in flat])
+    if rows.shape[0] > rows.shape[1]:
+        raise ValueError(
+            f"Argument `directions` must hold at most {rows.shape[1]}, the number of parameters, but it holds "
+            f"{rows.shape[0]}."
+        )
     q, r = jnp.linalg.qr(rows.T)
     diagonal, lengths = jnp.diagonal(r), jnp.sqrt(jnp.sum(rows**2, axis=1))
     fault = [(~(jnp.abs(diagonal) > 100 * jnp.finfo(r.dtype).eps * lengths), "holds one that is not")]

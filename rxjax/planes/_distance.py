@@ -4,10 +4,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Shaped
 
 from rxjax_solvers import Grid
-from rxjax_solvers._checks import one_of
+from rxjax_solvers._checks import finite, is_traced, one_of, require
+
+from .._arrays import real_arrays
 
 KINDS = ("l1", "wasserstein")
 
@@ -27,9 +29,9 @@ class DensityDistance(eqx.Module):
 
 
 def density_distance(
-    p: Float[Array, "*shape"],
+    p: Shaped[ArrayLike, "..."],
     grid: Grid,
-    points: Float[Array, "n d"],
+    points: Shaped[ArrayLike, "..."],
     *,
     kind: str = "wasserstein",
     block: int = 1,
@@ -57,7 +59,8 @@ def density_distance(
 
     **Returns:** a `DensityDistance`.
 
-    **Raises:** `ValueError` for an unknown kind, points of another dimension, or a block that does not divide the grid.
+    **Raises:** `ValueError` for an unknown kind, points of another dimension or not finite, a density of another shape
+    or mass, or a block that does not divide the grid.
 
     !!! example
 
@@ -72,13 +75,23 @@ def density_distance(
         ```
     """
     one_of(kind, "kind", KINDS)
-    if points.shape[1] != grid.dim:
+    p, points = real_arrays(p=p, points=points)
+    if p.shape != grid.shape:
+        raise ValueError(f"Argument `p` must have the shape {grid.shape} of the grid, but it has shape {p.shape}.")
+    if points.ndim != 2 or points.shape[1] != grid.dim:
         raise ValueError(
             f"Argument `points` must have shape (n, {grid.dim}), as the grid has {grid.dim} axes, but it has shape "
             f"{points.shape}."
         )
-    if any(n % block for n in grid.shape) or block < 1:
+    if block < 1 or any(n % block for n in grid.shape):
         raise ValueError(f"Argument `block` must divide the cells {grid.shape} of the grid, but it is {block}.")
+    for name, x, least in (("points", points.shape[0], 1), ("slices", slices, 1), ("draws", draws, 2)):
+        if x < least:
+            raise ValueError(f"Argument `{name}` must be at least {least} in number, but it is {x}.")
+    points, mass = finite(points, "points", "A run that diverged has no place."), grid.integrate(p)
+    faults = [(~(jnp.abs(mass - 1) < 1e-3), "has another")]
+    shown = None if is_traced(mass) else f"mass {float(mass):.6g}"
+    p = require(p, "p", "have mass 1", faults, "Divide by `grid.integrate(p)`.", shown)
     return _distance(p, grid, points, kind == "l1", block, slices, draws, jr.key(0) if key is None else key)
 
 

@@ -70,7 +70,7 @@ def exit_time(
 
 @eqx.filter_jit
 def _exits(runs: PlaneRuns, inside: Callable, key: Array, tails: tuple[float, float]):
-    times, left = _first(runs, lambda x: ~inside(x))
+    times, left = _first(runs, ~_visits(runs, inside, "inside"))
     n = times.shape[0]
     drawn = jr.randint(key, (_DRAWS, n), 0, n)
     exits = left.astype(times.dtype)
@@ -100,8 +100,8 @@ def first_reached(runs: PlaneRuns, source: Callable, target: Callable) -> Estima
 
 @eqx.filter_jit
 def _committed(runs: PlaneRuns, source: Callable, target: Callable) -> Estimate:
-    back, went_back = _first(runs, source)
-    ahead, arrived = _first(runs, target)
+    back, went_back = _first(runs, _visits(runs, source, "source"))
+    ahead, arrived = _first(runs, _visits(runs, target, "target"))
     dtype = runs.times.dtype
     hits = jnp.sum(arrived & (~went_back | (ahead < back))).astype(dtype)
     n = jnp.sum(arrived | went_back).astype(dtype)
@@ -112,9 +112,19 @@ def _committed(runs: PlaneRuns, source: Callable, target: Callable) -> Estimate:
     return Estimate(jnp.where(n > 0, hits / many, jnp.nan), jnp.where(n > 0, error, jnp.inf))
 
 
-def _first(runs: PlaneRuns, there: Callable) -> tuple[Array, Array]:
-    """The time at which each run is first `there`, the last one if never, and whether it ever is."""
+def _visits(runs: PlaneRuns, there: Callable, name: str) -> Array:
+    """Whether each run is `there` at each time, `(saves, runs)`."""
     visits = jax.vmap(jax.vmap(there))(runs.coordinates)
+    if visits.ndim != 2 or visits.dtype != bool:
+        raise ValueError(
+            f"Argument `{name}` must return one truth value for a point of the plane, but it returns dtype "
+            f"{visits.dtype} of shape {visits.shape[2:]}. Type `lambda theta: theta[0] < 1`, say."
+        )
+    return visits
+
+
+def _first(runs: PlaneRuns, visits: Array) -> tuple[Array, Array]:
+    """The time of the first visit of each run, the last one if there is none, and whether there is one."""
     ever = jnp.any(visits, axis=0)
     first = jnp.argmax(visits, axis=0)
     return runs.times[jnp.where(ever, first, runs.times.shape[0] - 1)], ever

@@ -17,7 +17,7 @@ from .._hyperparameters import Hyperparameters
 from .._interpolation import LogCubic
 from .._temperature import batch_covariance
 from ..landscapes import PlaneLandscape
-from ..landscapes._callable import check_bounds
+from ..landscapes._callable import check_bounds, one_number
 
 # Variances and one minus squared correlations are kept above this share of the largest, for their logarithms.
 _LEAST = 1e-6
@@ -107,7 +107,8 @@ def measure_plane(
     Good values: 17 points across a basin.  **How it fails:** a slice, not a projection: what the other parameters do
     while SGD wanders is left out.  Where the noise vanishes altogether a millionth of its largest value is taken.
 
-    **Raises:** `ValueError` for directions that are not orthonormal, or arrays that do not fit.
+    **Raises:** `ValueError` for directions that are not orthonormal, arrays that do not fit, or noise that vanishes
+    everywhere or is not finite.
 
     !!! example
 
@@ -134,6 +135,8 @@ def measure_plane(
     if len(lengths) != 1:
         raise ValueError(f"Argument `data` must hold arrays with one leading axis over examples, but it has {lengths}.")
     (count,) = lengths
+    if not count:
+        raise ValueError("Argument `data` must hold arrays with examples along the first axis, but it holds none.")
     gram = landscape.gram
     off = abs(seen(gram) - np.eye(k, dtype=gram.dtype)).max()
     shown = None if is_traced(off) else f"gram {gram.tolist()}"
@@ -143,8 +146,13 @@ def measure_plane(
     box = landscape.bounds if bounds is None else check_bounds(bounds, k)
     # Used, so that the check is not compiled away.
     points = _lattice(box.astype(landscape.bounds.dtype), gram, sizes)
-    measured = _at_points(landscape, example_loss, data, points.reshape(-1, k), min(chunk_size, count))
-    return MeasuredPlane(landscape, points, *_between_points(points, *measured))
+    loss, drift, sigma1 = _at_points(landscape, example_loss, data, points.reshape(-1, k), min(chunk_size, count))
+    largest = jnp.max(jnp.abs(sigma1))
+    faults = [(~jnp.isfinite(largest), "has one that is not finite"), (largest == 0, "has none at any point")]
+    shown = None if is_traced(largest) else f"largest entry {float(largest):.3g}"
+    must = "have noise on the plane, a finite covariance of its gradients"
+    sigma1 = require(sigma1, "data", must, faults, "Look at `example_loss` and at the bounds.", shown)
+    return MeasuredPlane(landscape, points, *_between_points(points, loss, drift, sigma1))
 
 
 @compiled
@@ -192,7 +200,8 @@ def _at_points(
     def at(theta):
         def slopes(i):
             examples = jax.tree.map(lambda x: x[i], data)
-            losses = lambda t: jax.vmap(lambda e: example_loss(landscape.embed(t), e))(examples)
+            one = lambda t, e: one_number(example_loss(landscape.embed(t), e), "example_loss")
+            losses = lambda t: jax.vmap(lambda e: one(t, e))(examples)
             along = [jax.jvp(losses, (theta,), (axis,))[1] for axis in jnp.eye(theta.size, dtype=theta.dtype)]
             return jnp.stack(along, axis=-1)
 

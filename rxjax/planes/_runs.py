@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 
@@ -89,7 +90,10 @@ def sgd_on_plane(
             "Argument `hyperparameters` must have a batch size that is known while compiling, but it is traced: make "
             "them outside `jit`."
         )
-    size = int(hyperparameters.batch_size)
+    batch_size = np.asarray(hyperparameters.batch_size)
+    if batch_size.ndim or batch_size % 1:
+        raise ValueError(f"Argument `hyperparameters` must have one whole batch size, but it is {batch_size}.")
+    size = int(batch_size)
     eta, mu = hyperparameters.learning_rate, hyperparameters.momentum
     steps, kept = _ensemble(
         landscape, example_loss, data, start, eta, mu, key, num_steps, size, hyperparameters.sampling, runs, save_every
