@@ -47,6 +47,18 @@ def test_a_batch_is_faster_than_single_calls():
     assert list(scaling.efficiency) == [1.0, 1.0] and list(scaling.batches) == [1, 1000]
 
 
+def test_refusals():
+    one, hardware = jnp.ones(()), rx.hardware
+    for call, words in [
+        (lambda: hardware.parallel_efficiency(jnp.sin, one, batches=(0, 8)), "`batches` must hold positive multiples"),
+        (lambda: hardware.parallel_efficiency(jnp.sin, one, devices=[]), "`devices` must hold at least one"),
+        (lambda: hardware.updates_per_second(jnp.sin, one, bandwidth=0), "`bandwidth` must be positive"),
+        (lambda: hardware.measure(matrix=0), "`matrix` must be at least 1"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
 def test_known_problems():
     good = {"jax": "0.10.1", "jaxlib": "0.10.1"}
     assert rx.hardware.known_problems(good) == [] == rx.hardware.self_tests()

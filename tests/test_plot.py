@@ -1,5 +1,6 @@
 """Pictures: what they say on their axes, where they draw, what they refuse."""
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -107,6 +108,10 @@ def test_refusals(tmp_path):
         rx.plot.density(plane, times=[77.0])
     with pytest.raises(ValueError, match="Argument `axes` must be one or two different axes"):
         rx.plot.density(plane, axes=(0, 0))
+    with pytest.raises(ValueError, match="Argument `points` must hold two coordinates a label, but 'A'"):
+        rx.plot.density(plane, times=5.0, points={"A": (1.0,)})
+    with pytest.raises(ValueError, match="Argument `flow` must hold finite densities"):
+        rx.plot.density(eqx.tree_at(lambda f: f.ps, plane, plane.ps * np.nan))
     with pytest.raises(ValueError, match="Argument `path` must"):
         rx.plot.animate(plane, tmp_path / "film.txt")
     assert not list(tmp_path.iterdir())

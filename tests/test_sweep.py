@@ -204,9 +204,12 @@ def test_heat_map_and_its_lines():
     assert "N/B" in ax.get_title() and len(figure.axes) == 2
     swapped = rx.plot.heatmap(data, "n", x="batch_size", log=False).axes[0]
     assert swapped.get_ylabel() == "learning rate"
+    from_zero = data.assign_coords(learning_rate=np.linspace(0.0, 1.0, 6))
+    assert rx.plot.heatmap(from_zero, "n").axes[0].get_title() == ""
     for call, words in (
         (lambda: rx.plot.heatmap(data, "tim"), "Argument `name` must be one of n, time, status"),
         (lambda: rx.plot.heatmap(data.isel(batch_size=0), "time"), "Argument `name` must have two dimensions"),
+        (lambda: rx.plot.heatmap(data, "time", dataset_size=0), "Argument `dataset_size` must be positive"),
         (lambda: rx.plot.heatmap(data, "time", x="a"), "Arguments `x` and `y` must be the dimensions"),
         (lambda: rx.plot.heatmap(data[["time"]] * np.nan, "time"), "Argument `data` must hold a finite value"),
         (lambda: rx.plot.heatmap(data[["n"]] - 2, "n", log=True), "Argument `log` must be False"),

@@ -68,6 +68,9 @@ def measure(device: jax.Device | None = None, *, megabytes: int = 64, matrix: in
 
         ```
     """
+    for name, x in (("megabytes", megabytes), ("matrix", matrix)):
+        if x < 1:
+            raise ValueError(f"Argument `{name}` must be at least 1, but it is {x}.")
     chosen: Any = jax.devices()[0] if device is None else device
     put = lambda x: jax.device_put(x, chosen)
     array = put(jnp.ones(megabytes * 2**18, jnp.float32))

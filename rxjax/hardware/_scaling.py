@@ -48,6 +48,8 @@ def updates_per_second(step: Callable, *args: Any, bandwidth: float | int | None
 
         ```
     """
+    if bandwidth is not None and not bandwidth > 0:
+        raise ValueError(f"Argument `bandwidth` must be positive, in bytes a second, but it is {bandwidth}.")
     compiled = jax.jit(step).lower(*args).compile()
     shapes = jax.tree.leaves((args, jax.eval_shape(step, *args)))
     moved = sum(int(np.prod(np.shape(x))) * jnp.result_type(x).itemsize for x in shapes)
@@ -97,9 +99,13 @@ def parallel_efficiency(
         ```
     """
     chosen = list(jax.devices()[:1] if devices is None else devices)
-    uneven = [b for b in batches if b % len(chosen)]
+    if not chosen:
+        raise ValueError("Argument `devices` must hold at least one device, but it holds none.")
+    uneven = [b for b in batches if b < 1 or b % len(chosen)]
     if uneven:
-        raise ValueError(f"Argument `batches` must hold multiples of the {len(chosen)} devices, but it holds {uneven}.")
+        raise ValueError(
+            f"Argument `batches` must hold positive multiples of the devices, {len(chosen)}, but it holds {uneven}."
+        )
     alone = jax.device_put(args, chosen[0])
     single = 1 / best_seconds(jax.jit(fn), *alone)
     ours = np.array([_rate(fn, args, b, chosen) for b in batches])

@@ -54,10 +54,10 @@ def principal_directions(path: PyTree, k: int = 2) -> PrincipalDirections:
 
         ```python
         >>> import jax.numpy as jnp, rxjax as rx
-        >>> path = {"w": jnp.array([[0.0, 0.0], [3.0, 1.0], [6.0, 0.0]])}
+        >>> path = {"w": jnp.array([[0.0, 0.0], [2.0, 1.0], [4.0, 1.0], [6.0, 0.0]])}
         >>> found = rx.planes.principal_directions(path, k=1)
         >>> print(found.center["w"], f"{found.shares[0]:.3f}")
-        [3.        0.3333333] 0.964
+        [3.  0.5] 0.952
 
         ```
     """

@@ -54,6 +54,11 @@ def frames(flow: Flow, axes: Sequence[int] | None = None, names: Sequence[str] |
             f"Argument `flow` must be one flow, but its densities have shape {ps.shape} on a grid of {grid.dim} axes.  "
             "Take one of a batch with `jax.tree.map(lambda x: x[0], flow)`."
         )
+    if not np.all(np.isfinite(ps)):
+        raise ValueError(
+            "Argument `flow` must hold finite densities, but it holds one that is not: look at `flow.result`, or solve "
+            "with `throw=True` to see why."
+        )
     shown = tuple(range(min(grid.dim, 2))) if axes is None else tuple(axes)
     if not 1 <= len(shown) <= 2 or len(set(shown)) < len(shown) or not set(shown) <= set(range(grid.dim)):
         raise ValueError(

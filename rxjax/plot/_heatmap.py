@@ -25,8 +25,8 @@ def heatmap(
 ) -> Figure:
     r"""Draw a variable of a sweep over two of its axes, with lines of constant noise scale $\eta N/B$.
 
-    Cells of failed points stay empty.  The lines are drawn where the axes are `learning_rate` and `batch_size`; along
-    them, with replacement and small learning rates, SGD's density depends on nothing else.
+    Cells of failed points stay empty.  The lines are drawn where the axes are `learning_rate` and `batch_size`, above
+    zero; along them, with replacement and small learning rates, SGD's density depends on nothing else.
 
     **Arguments:**
 
@@ -53,6 +53,8 @@ def heatmap(
 
         ```
     """
+    if dataset_size is not None and not 0 < dataset_size < np.inf:
+        raise ValueError(f"Argument `dataset_size` must be positive and finite, but it is {dataset_size}.")
     if name not in data:
         raise ValueError(f"Argument `name` must be one of {', '.join(map(str, data.data_vars))}, but it is {name!r}.")
     array = data[name]
@@ -78,8 +80,10 @@ def heatmap(
     ax.set_xlabel(_label(data[x], x))
     ax.set_ylabel(_label(data[y], y))
     figure.colorbar(image, ax=ax, label=_label(array, name))
-    if {x, y} == {"learning_rate", "batch_size"} and min(map(len, places)) > 1:
-        _noise_lines(ax, places, x == "learning_rate", dataset_size or data.attrs.get("dataset_size"))
+    # A rate or a batch of zero has no noise scale, or an infinite one.
+    if {x, y} == {"learning_rate", "batch_size"} and min(map(len, places)) > 1 and min(p.min() for p in places) > 0:
+        size = data.attrs.get("dataset_size") if dataset_size is None else dataset_size
+        _noise_lines(ax, places, x == "learning_rate", size)
     return figure
 
 

@@ -61,6 +61,8 @@ def draw_map(ax: Axes, frames: Frames, p: np.ndarray, norm, points: dict[str, Se
         x, y = frames.centers
         ax.contour(x, y, frames.energy.T, levels=levels, colors="white", linewidths=0.6, alpha=0.5, linestyles="solid")
     for label, place in (points or {}).items():
+        if np.shape(place) != (2,):
+            raise ValueError(f"Argument `points` must hold two coordinates a label, but {label!r} has {place}.")
         ax.plot(*place, "o", mfc="none", mec="#5ad1e6", ms=7, mew=1.6)
         ax.annotate(label, (place[0], place[1]), (6, 5), textcoords="offset points", color="#5ad1e6", fontsize=10)
     ax.set_xlim(left, right)
