@@ -9,6 +9,7 @@ from jaxtyping import Array, ArrayLike
 
 from rxjax_solvers import MasterEquation
 
+from ._arrays import real_arrays
 from ._barriers import Barriers
 from ._escape._kramers import log_arrhenius, way_out
 from ._limits import exponential
@@ -34,6 +35,8 @@ def minima_network(
     **Returns:** a `rxjax.solvers.MasterEquation` without a grid; state `i` is row `i` of `minima`, and time is learning
     rate x steps.  Differentiable in the temperature and the landscape's parameters.
 
+    **Raises:** `ValueError` for a temperature or `k` that is no number, or negative.
+
     **How it fails:** as [`kramers_time`][] does, with barriers below $5\,kT$; and what is not on the list is not in
     the network: look at `barriers.stats["components"]`, which should be 1.
 
@@ -49,6 +52,10 @@ def minima_network(
 
         ```
     """
+    temperature, k = real_arrays(temperature=temperature, k=k)
+    for name, x in (("temperature", temperature), ("k", k)):
+        if x.ndim:
+            raise ValueError(f"Argument `{name}` must be a scalar, but it has shape {x.shape}. Vmap over many.")
     source, target, barrier, log_prefactor = _passes(landscape, minima.points, barriers.pairs, barriers.saddles)
     rates = exponential(-log_arrhenius(barrier, log_prefactor, temperature, k))
     return MasterEquation.from_edges(source, target, rates, minima.points.shape[0])

@@ -227,7 +227,10 @@ def test_minima_network():
     """Case 12: four minima, four saddles, the rate over each by Kramers' formula, detailed balance."""
     tang = rx.landscapes.StyblinskiTang(2)
     minima = rx.find_minima(tang)
-    W = rx.minima_network(tang, minima, rx.find_barriers(tang, minima), 4.0)
+    barriers = rx.find_barriers(tang, minima)
+    with pytest.raises(ValueError, match=r"`temperature` must be a scalar, but it has shape \(8,\)"):
+        rx.minima_network(tang, minima, barriers, jnp.arange(1.0, 9.0))
+    W = rx.minima_network(tang, minima, barriers, 4.0)
     assert W.shape == (4,)
     matrix = np.asarray(W.as_matrix())
     # The highest of the four falls over either of two saddles 25.2251 above it; corrections in kT are left out.

@@ -24,7 +24,9 @@ The band between the two networks has not come to rest: the barrier found is tha
 (b) the loss is rough on the scale of the images: raise `images`; or
 
 (c) the valley is flat over most of its width: any path through it has about this barrier. Loosen `tolerance`, or take
-the path as it is with `throw=False`: its highest loss is that of a real path.
+the path as it is with `throw=False`: its highest loss is that of a real path; or
+
+(d) the loss or its gradient is not finite on the way: `straight` and `losses` show where.
 """.strip()
 
 
