@@ -183,6 +183,11 @@ def late(matrix, gibbs, start, t):
     values, vectors = sla.eigsh(((symmetric + symmetric.T) / 2).tocsc(), k=3, sigma=1e-3)
     order = np.argsort(-values)
     u = vectors[:, order[1]] / root
+    # Where the law is next to nothing the quotient is the rounding of a random start: the adjoint generator smooths it.
+    smooth = sla.splu((matrix.T - 1e-3 * sp.identity(len(root))).tocsc())
+    for _ in range(4):
+        u = smooth.solve(u)
+        u = (u - np.sum(gibbs * u) / np.sum(gibbs)) / np.max(np.abs(u))
     flow = (matrix @ sp.diags(gibbs)).tocoo()
     above = flow.row > flow.col
     i, j, conductance = flow.row[above], flow.col[above], flow.data[above]
