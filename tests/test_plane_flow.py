@@ -73,6 +73,11 @@ def test_what_is_measured_is_the_textbook():
         np.testing.assert_allclose(found.loss[at], np.mean((design @ p - y) ** 2) / 2, rtol=1e-10)
         # Interpolation passes through what was measured.
         np.testing.assert_allclose(found.covariance(found.points[at]), found.sigma1[at], rtol=1e-6)
+    end = float(jnp.max(found.points))
+    wide, line = rx.solvers.Grid(-1.5 * end, end, (4, 4)), rx.solvers.Grid(-end, end, 4)
+    for grid, words in ((wide, "lie within the measured bounds.*cells outside"), (line, "dimension 2")):
+        with pytest.raises(ValueError, match=f"`grid` must .*{words}"):
+            found.generator(rx.Hyperparameters(0.05, 4, 60), grid)
 
 
 @pytest.mark.slow

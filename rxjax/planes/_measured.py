@@ -65,14 +65,26 @@ class MeasuredPlane(eqx.Module):
             refused by `FokkerPlanck`; `False` keeps the variances along the axes only.
 
         **Returns:** a `FokkerPlanck`.
+
+        **Raises:** `ValueError` for a grid of another dimension, or with cells outside of what was measured.
         """
         dtype = grid.lower.dtype
+        lattice = self.points.reshape(-1, self.points.shape[-1])
+        if grid.dim != lattice.shape[1]:
+            raise ValueError(
+                f"Argument `grid` must have the plane's dimension {lattice.shape[1]}, but it has dimension {grid.dim}."
+            )
+        low, high = seen(jnp.min(lattice, axis=0)), seen(jnp.max(lattice, axis=0))
+        first, last = (seen(jnp.stack([axis[end] for axis in grid.axes]).astype(low.dtype)) for end in (0, -1))
+        outside = ((first < low) | (last > high), "has cells outside of them")
+        remedy = "Give `measure_plane` wider `bounds`."
+        energy = evaluate(self.landscape, grid.points, "landscape", [()])
+        energy = require(energy, "grid", "lie within the measured bounds", [outside], remedy, f"{low} to {high}")
         rate = (hyperparameters.learning_rate / (1 - hyperparameters.momentum)).astype(dtype)
         factor = rate / 2 * batch_covariance(jnp.ones((), dtype), hyperparameters).astype(dtype)
         noise = self.covariance if cross and self.correlations is not None else self.variances
         # Compiled as a whole: operation by operation it would take many times as long.
         diffusion = jax.jit(lambda theta: factor * noise(theta).astype(dtype))
-        energy = evaluate(self.landscape, grid.points, "landscape", [()])
         return FokkerPlanck(NegativeGradient(energy), diffusion, grid, Ito())
 
 
