@@ -7,10 +7,9 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
-from rxjax_solvers._checks import is_traced, require
+from rxjax_solvers._checks import printed, require
 
 from .._arrays import real_arrays
 from .._limits import exponential
@@ -142,7 +141,7 @@ def way_out(
     dtype = jnp.result_type(*points)
     a, s = (jnp.asarray(x, dtype) for x in points)
     # As given: they are moved onto the stationary points beside them before they are judged.
-    given = [None if is_traced(x) else np.array2string(np.asarray(x), threshold=8, precision=6) for x in (a, s)]
+    given = printed(a), printed(s)
     if a.ndim != 1 or a.shape != s.shape:
         raise ValueError(
             f"Argument `saddle` must be a point of the shape of `minimum`, (d,), but their shapes are {s.shape} and "

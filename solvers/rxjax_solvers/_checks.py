@@ -61,15 +61,21 @@ def require(
     known = [(bad, what) for bad, what in faults if not is_traced(bad)]
     for bad, what in known:
         if np.any(np.asarray(bad)):
-            if shown is None and not is_traced(x):
-                value = np.asarray(x)
-                shown = f"{value.item():.6g}" if value.ndim == 0 else np.array2string(value, threshold=8, precision=6)
+            shown = printed(x) if shown is None else shown
             raise ValueError(f"{head} {what}{'' if shown is None else f': got {shown}'}.{tail}")
     traced = [(bad, what) for bad, what in faults if is_traced(bad)]
     if not traced or not _RUN_TIME_CHECKS.get():
         return x
     bads = jnp.stack([jnp.any(bad) for bad, _ in traced])
     return eqx.branched_error_if(x, jnp.any(bads), jnp.argmax(bads), [f"{head} {what}.{tail}" for _, what in traced])
+
+
+def printed(x: ArrayLike) -> str | None:
+    """A value as an error shows it, nothing for one that is traced."""
+    if is_traced(x):
+        return None
+    value = np.asarray(x)
+    return f"{value.item():.6g}" if value.ndim == 0 else np.array2string(value, threshold=8, precision=6)
 
 
 def seen(x: ArrayLike) -> Any:
