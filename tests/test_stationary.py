@@ -202,3 +202,41 @@ def test_current_closes_the_balance():
             rxs.entropy_production(W, bad)
     with pytest.raises(ValueError, match="`generator` must be a `FokkerPlanck`"):
         rxs.probability_current(cycle(jnp.array(2.0)), jnp.full(3, 1 / 3))
+
+
+def _six_edges(rate, exits=0.0):
+    return rxs.MasterEquation.from_edges([0, 1, 2, 1, 2, 0], [1, 2, 0, 0, 1, 2], rate, 3, exits=exits)
+
+
+def test_second_derivatives():
+    """Of the law and of what is left without it, against differences of first ones; of a decay rate none in silence."""
+    rates, weights = jnp.array([1.0, 2.0, 0.5, 0.3, 0.2, 0.7]), jnp.array([0.3, 1.0, 2.0])
+    way = jnp.linspace(0.5, 1.0, 6) * rates
+
+    def value(rates):
+        parts = rxs.deflate(_six_edges(rates))
+        return jnp.sum(weights * (parts.law + parts.solve(weights) + parts.transpose_solve(weights)))
+
+    @jax.jit
+    def both(rates):
+        return jax.grad(value)(rates), jax.grad(lambda x: jnp.vdot(jax.grad(value)(x), way))(rates)
+
+    (above, _), (_, second), (below, _) = (both(rates + s * way) for s in (1e-5, 0.0, -1e-5))
+    np.testing.assert_allclose(second, (above - below) / 2e-5, rtol=1e-6)
+
+    def decay(rates):
+        return rxs.quasi_stationary(_six_edges(rates, jnp.array([0.1, 0.2, 0.3])))[1]
+
+    with pytest.raises(ValueError, match="second derivative of a rate"):
+        jax.eval_shape(jax.hessian(decay), rates)
+
+
+def test_slope_of_a_law_by_iteration():
+    """On edges the state that is held has a share in the transposed solve, which did not converge."""
+    rates, weights = jnp.array([1.0, 2.0, 0.5, 0.3, 0.2, 0.7]), jnp.array([0.3, 1.0, 2.0])
+
+    def mean(method, rates):
+        return jnp.sum(weights * rxs.deflate(_six_edges(rates), method=method).law)
+
+    ours, exact = (jax.jit(jax.grad(lambda x, m=m: mean(m, x)))(rates) for m in (rxs.Iteration(), rxs.Elimination()))
+    np.testing.assert_allclose(ours, exact, rtol=1e-8)

@@ -178,6 +178,6 @@ def _visits(factor: Factor, often: Array) -> tuple[Array, Array]:
 def _law_jvp(primals: Any, tangents: Any):
     (generator, method), (tangent, _) = primals, tangents
     law, unique = _law(generator, method)
-    _, change = eqx.filter_jvp(lambda g: g.apply(lax.stop_gradient(law)), (generator,), (tangent,))
+    _, change = eqx.filter_jvp(lambda g: g.apply(law), (generator,), (tangent,))
     x = _held(generator, law, method).solve(change)
     return (law, unique), (x - law * generator.mass(x), None)

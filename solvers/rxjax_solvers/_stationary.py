@@ -9,6 +9,7 @@ from jaxtyping import Array
 from ._compiled import compiled
 from ._deflated import Deflated, stationary_law
 from ._factor import Factor, factorize
+from ._frozen import frozen
 from ._generator import AbstractGenerator
 from ._results import RESULTS, answer, outcome
 
@@ -70,7 +71,8 @@ def quasi_stationary(
     - `factor`: `factorize(generator)`; with a `target` there, survival is that of not having reached it.
     - `max_steps`: each step gains the ratio of the first two rates.
 
-    **Returns:** `(law, rate)`.  The rate differentiates; the law is a constant to derivatives.
+    **Returns:** `(law, rate)`.  The rate differentiates once, and raises a `ValueError` for second derivatives; the law
+    is a constant to derivatives.
 
     **How it fails:** two wells that are left with nearly the same rate converge slowly: `RESULTS.not_converged`.
 
@@ -112,7 +114,7 @@ def _survival(generator: AbstractGenerator, factor: Factor, max_steps: Array) ->
 
     law, change, _ = iterate(lax.stop_gradient(factor.elimination).solve)
     left, left_change, _ = iterate(lax.stop_gradient(factor.elimination).transpose_solve)
-    law, left = lax.stop_gradient((law, left))
+    law, left = frozen(law, generator), frozen(left, generator)
     # First-order perturbation theory: the derivative of the rate needs those of neither vector.
     times = factor._matvec(generator.apply)(law)
     rate = lax.stop_gradient(1 / jnp.sum(factor.elimination.solve(law)))
@@ -121,4 +123,5 @@ def _survival(generator: AbstractGenerator, factor: Factor, max_steps: Array) ->
     near = jnp.maximum(1e4 * eps, still)
     converged = (change <= near) & (left_change <= near)
     result = outcome((~jnp.isfinite(rate), factor.elimination.fault), (~converged, RESULTS.not_converged))
+    law = lax.stop_gradient(law)
     return (law / generator.mass(law), rate), result

@@ -57,7 +57,8 @@ class IterativeElimination(AbstractElimination):
             rough = jnp.asarray(_ROUGH, loss.dtype)
             spent, _ = self._residuals(even, False, _relative, jnp.ones_like(loss), rough, max_steps)
             spent = jnp.abs(spent) / jnp.max(jnp.abs(spent))
-            self.log_weight = 2 * jnp.log(jnp.where(jnp.isfinite(spent), spent, 1))
+            # States that are not kept count too: what a derivative asks of them would else never be found.
+            self.log_weight = jnp.where(keep, 2 * jnp.log(jnp.where(jnp.isfinite(spent), spent, 1)), 0)
 
     def solve(self, b: Float[Array, "*shape"], error: Float[Array, ""] | None = None) -> Float[Array, "*shape"]:
         forward = _relative if error is None else _absolute
