@@ -9,6 +9,7 @@ import scipy.linalg
 
 import rxjax_solvers as rxs
 from rxjax_solvers import _solve
+from rxjax_solvers._sweeps import factor
 
 GRID = rxs.Grid(-2.0, 2.0, (20, 16))
 TS = jnp.array([0.0, 0.2, 0.7])
@@ -162,6 +163,41 @@ def test_forward_mode_equals_reverse_mode():
     forward = jax.jit(jax.jacfwd(lambda a: run(a, diffrax.ForwardMode())))(0.5)
     reverse = jax.jit(jax.grad(lambda a: run(a, diffrax.RecursiveCheckpointAdjoint())))(0.5)
     np.testing.assert_allclose(forward, reverse, rtol=1e-9)
+
+
+CHAIN = rxs.Grid(-2.0, 2.0, 12)
+
+
+def mean_of(a, method):
+    W = rxs.FokkerPlanck.from_potential(lambda x: a[0] * (x[0] ** 2 - 1) ** 2, CHAIN, a[1])
+    ps = rxs.solve(W, CHAIN.gaussian(-0.5, 0.4), jnp.array([0.0, 0.5]), method=method).ps
+    return jnp.vdot(jnp.arange(12.0), ps[-1])
+
+
+@pytest.mark.slow
+def test_hessian_on_one_axis():
+    """Against differences of gradients; compiling it takes ten seconds."""
+    both = jax.jit(lambda a: (jax.grad(mean_of)(a, None), jax.hessian(mean_of)(a, None)))
+    a, step = jnp.array([0.5, 0.4]), 1e-5 * jnp.eye(2)
+    differences = [(both(a + h)[0] - both(a - h)[0]) / 2e-5 for h in step]
+    np.testing.assert_allclose(both(a)[1], jnp.stack(differences), rtol=1e-6)
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_a_batch_of_tangents_at_one_place(periodic):
+    """As a Hessian has them: `vmap` around `jvp`, where only the tangents are a batch."""
+    up, down = jnp.linspace(0.5, 1, 6)[:, None], jnp.linspace(1, 0.4, 6)[:, None]
+    chain = factor(up, down, jnp.full((6, 1), 0.3), periodic)
+    at, directions = jnp.arange(6.0)[:, None], jnp.eye(6)[:, :, None]
+    for solve in (lambda d: chain.solve(d), lambda d: chain.transpose_solve(d)):
+        pushed = jax.vmap(lambda v, solve=solve: jax.jvp(solve, (at,), (v,))[1])(directions)
+        np.testing.assert_allclose(pushed, jax.vmap(solve)(directions), rtol=1e-14)
+
+
+@pytest.mark.parametrize("method", [rxs.ShiftInvert(), rxs.Uniformization(), rxs.Strang()])
+def test_second_derivatives_are_not_wrong_in_silence(method):
+    with pytest.raises(ValueError, match="second derivative must not"):
+        jax.eval_shape(jax.hessian(lambda a: mean_of(a, method)), jnp.array([0.5, 0.4]))
 
 
 def test_float32(float32):

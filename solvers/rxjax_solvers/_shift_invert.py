@@ -14,6 +14,7 @@ from ._checks import positive
 from ._compiled import compiled
 from ._deflated import stationary_law
 from ._factorization import AbstractFactorization, repeated
+from ._first_order import once
 from ._generator import AbstractGenerator
 from ._krylov import BLOCK, combine, evolve, extend, inner_integral, inverse, start
 from ._results import RESULTS, outcome
@@ -54,7 +55,7 @@ class ShiftInvert(eqx.Module):
     all but the last are made again, and times far from theirs get one of their own.  With detailed balance five times
     or more within a factor of some 100 share one sweep, of 50 to 190 solves for all of them.  Its rounding grows with
     the save time, as that of `Rational` does, and no `error` says so: behind 30 kT a slope kept 6 digits at t=1e7, 4
-    at 1e9 and 2 at 1e11, against 330-digit arithmetic.  No forward mode.
+    at 1e9 and 2 at 1e11, against 330-digit arithmetic.  No forward mode, no second derivatives.
 
     ??? cite "References"
 
@@ -110,7 +111,8 @@ def _solved(
     max_krylov: int,
     max_factors: int,
 ) -> tuple[Array, RESULTS, dict[str, Any]]:
-    ps, error, solves, factors = _propagate((generator, p0, ts), tol, method, max_krylov, max_factors)
+    problem = once((generator, p0, ts), "`ShiftInvert()` has the first alone.  Take differences of `jax.grad`s.")
+    ps, error, solves, factors = _propagate(problem, tol, method, max_krylov, max_factors)
     negative = -generator.mass(jnp.minimum(ps, 0)) / generator.mass(p0)
     error = jnp.concatenate([jnp.zeros(1, p0.dtype), error])
     result = outcome((~jnp.all(error <= tol), RESULTS.not_converged), (jnp.any(negative > tol), RESULTS.negative))

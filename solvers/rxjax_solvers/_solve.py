@@ -13,6 +13,7 @@ from ._checks import is_traced, non_negative, not_finite, require, seen
 from ._compiled import compiled
 from ._controller import DensityController
 from ._factor import factorable
+from ._first_order import once
 from ._fokker_planck import FokkerPlanck
 from ._generator import AbstractGenerator, GeneratorTerm
 from ._rational import Rational, obstacle
@@ -171,6 +172,9 @@ class _Steps(NamedTuple):
             controller = DensityController(rtol=self.rtol, atol=self.atol, step_ts=landing)  # pyright: ignore[reportCallIssue]
         if saveat is None:
             saveat = diffrax.SaveAt(ts=ts)
+        if self.adjoint is None:
+            remedy = "take `jax.jacfwd` twice with `adjoint=diffrax.ForwardMode()`."
+            generator, p0, ts = once((generator, p0, ts), remedy)
         wants_state = isinstance(method, Strang) and not saveat.solver_state
         if wants_state:
             saveat = diffrax.SaveAt(

@@ -9,7 +9,7 @@ from jaxtyping import Array
 from ._compiled import compiled
 from ._deflated import Deflated, stationary_law
 from ._factor import Factor, factorize
-from ._frozen import frozen
+from ._first_order import frozen
 from ._generator import AbstractGenerator
 from ._results import RESULTS, answer, outcome
 

@@ -181,6 +181,10 @@ def _lanes_last(solve: Callable, whole: int = 1) -> Callable:
 
     @wrapped.def_vmap
     def _(axis_size, in_batched, *args):
+        if not any(in_batched):
+            # A batch of tangents at one place: another batch would be one without end.
+            out = solve(*args)
+            return out, jax.tree.map(lambda _: False, out)
         moved = [jnp.moveaxis(a, 0, -1) if b else a[..., None] for a, b in zip(args, in_batched, strict=True)]
         for i in range(len(moved) - whole, len(moved)):
             moved[i] = jnp.broadcast_to(moved[i], (*moved[i].shape[:-1], axis_size))

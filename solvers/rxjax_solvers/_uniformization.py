@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from ._checks import one_of, positive
 from ._compiled import compiled
+from ._first_order import once
 from ._generator import AbstractGenerator
 
 # The chain's rate lies above the fastest outflow by this share: no state's chance to stay falls below zero by rounding.
@@ -111,7 +112,11 @@ def uniformization(
     if tol is None:
         tol = 1e-10 if dtype == jnp.float64 else 1e-6
     tol = positive(jnp.asarray(tol, dtype), "tol", "Typical: 1e-10, in float32 1e-6.")
-    return _means(generator, p0, jnp.asarray(ts), tol, max_terms, differentiate)
+    ts = jnp.asarray(ts)
+    if differentiate == "reverse":
+        remedy = 'take `jax.jacfwd` twice with `Uniformization(differentiate="forward")`.'
+        generator, p0, ts = once((generator, p0, ts), remedy)
+    return _means(generator, p0, ts, tol, max_terms, differentiate)
 
 
 @compiled
