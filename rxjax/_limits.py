@@ -14,7 +14,7 @@ def boltzmann_ratio(energy: Array, temperature: Array) -> Array:
     """
     cold = temperature == 0
     limit = jnp.where(energy == 0, 0.0, jnp.sign(energy) * jnp.inf)
-    return jnp.where(cold, limit.astype(energy.dtype), energy / jnp.where(cold, 1, temperature))
+    return jnp.where(cold, limit, energy / jnp.where(cold, 1, temperature))
 
 
 @boltzmann_ratio.defjvp

@@ -19,7 +19,7 @@ def maximise(
 
     The best of the points brackets a golden-section search, so `f` must have one maximum between the neighbours of
     that one.  Comparing values finds a maximum to the square root of rounding only; a Newton step on the slope does
-    the rest, and carries the derivative of the result (implicit function theorem).
+    the rest, and with a second one carries two derivatives of the result (implicit function theorem).
     """
     best = jnp.argmax(values)
     first, last = points[jnp.maximum(best - 1, 0)], points[jnp.minimum(best + 1, points.shape[0] - 1)]
@@ -51,7 +51,12 @@ def maximise(
     peaked = bend < 0
     step = jnp.where(peaked, -slope / jnp.where(peaked, bend, -1.0), 0.0)
     # A step out of all proportion to the bracket meets a kink, not a maximum.
-    polished = found + jnp.where(jnp.abs(step) <= 0.05 * (last - first), step, 0.0)
+    meets = peaked & (jnp.abs(step) <= 0.05 * (last - first))
+    polished = found + jnp.where(meets, step, 0.0)
+    # With the bend held fixed a step carries one derivative: another one the second.
+    slope = jax.jvp(f, (polished,), (jnp.ones_like(polished),))[1]
+    step = jnp.where(meets, -slope / jnp.where(peaked, bend, -1.0), 0.0)
+    polished = polished + jnp.where(jnp.abs(step) <= 0.05 * (last - first), step, 0.0)
     result = jnp.where(at_low, points[0], jnp.where(at_high, points[-1], polished))
     return result, jnp.where(at_low, -1, jnp.where(at_high, 1, 0))
 

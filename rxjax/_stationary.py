@@ -25,15 +25,17 @@ class Stationary(eqx.Module):
         return jnp.sum(self.eigenvalues < -self.floor).astype(jnp.int32)
 
     def moved(self, fn: Callable) -> tuple[Float[Array, " d"], Float[Array, ""]]:
-        """The point and its energy, with their derivatives in the parameters of `fn` (implicit function theorem).
+        """The point and its energy, with two derivatives in the parameters of `fn` (implicit function theorem).
 
         Along modes whose curvature is lost in rounding the motion is not defined: it is left out.
         """
         point, eigenvalues, eigenvectors = jax.lax.stop_gradient((self.point, self.eigenvalues, self.eigenvectors))
         known = jnp.abs(eigenvalues) > self.floor
-        slopes = _times(eigenvectors.T, jax.grad(fn)(point))
-        step = -_times(eigenvectors, jnp.where(known, slopes / jnp.where(known, eigenvalues, 1), 0))
-        point = point + (step - jax.lax.stop_gradient(step))
+        # With the Hessian held fixed each Newton step carries one more derivative.
+        for _ in range(2):
+            slopes = _times(eigenvectors.T, jax.grad(fn)(point))
+            step = -_times(eigenvectors, jnp.where(known, slopes / jnp.where(known, eigenvalues, 1), 0))
+            point = point + (step - jax.lax.stop_gradient(step))
         return point, fn(point)
 
     def degenerate(self) -> Bool[Array, ""]:

@@ -259,6 +259,27 @@ def test_gradients_are_total():
     )
 
 
+def test_gradients_where_the_way_out_turns():
+    """The saddle's direction turns with the parameter: first derivatives and second ones."""
+
+    def turned(noise):
+        def log_time(x):
+            landscape = lambda y: (y[0] ** 2 - 1) ** 2 / 4 + x * y[0] * y[1] + y[1] ** 2 + 0.1 * y[0] + 1
+            return sgd_escape_time(landscape, jnp.array([-1.15, 0.4]), jnp.array([0.08, 0.0]), RUN, noise).log_time
+
+        return log_time
+
+    constant = turned(ConstantNoise(jnp.array([4.0, 1.0])))
+    assert_gradients([(constant, 0.6), (jax.grad(constant), 0.6)])
+
+
+def test_python_numbers_do_not_widen():
+    """Beside a float32 temperature or attempt time."""
+    half = jnp.float32(0.5)
+    for value in (escape_time(1.0, half), escape_time(1.0, 0.3, tau0=half), log_escape_time(half, 0.3, k=2.0)):
+        assert value.dtype == jnp.float32
+
+
 def test_vmap_over_rates_and_batches_equals_loop():
     etas, batches = jnp.array([0.02, 0.1]), jnp.array([1.0, 4.0, 16.0])
     walls = Quartic(jnp.asarray(0.05), jnp.asarray(1.0))

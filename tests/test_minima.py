@@ -9,7 +9,9 @@ import pytest
 from jaxtyping import Array
 
 import rxjax as rx
+from rxjax._maximise import maximise
 from rxjax._minima import spread
+from rxjax._stationary import Stationary
 
 # Case 6.
 MULLER_BROWN = np.array(
@@ -93,6 +95,38 @@ def test_padding_and_motion_under_jit_and_vmap():
     np.testing.assert_allclose(slopes[0][0], moved, rtol=1e-6)
     np.testing.assert_allclose(slopes[1][0, :2], minima.points[0, :2, 0], rtol=1e-10)
     assert np.isfinite(slopes[0]).all()
+
+
+def test_a_minimum_moves_with_two_derivatives():
+    """4 x^3 - 4 x + t = 0 and y = t x, differentiated by hand."""
+    tilt = 0.3
+    x = np.sort(np.roots([4, 0, -4, tilt]).real)[-1]
+
+    def landscape(tilt):
+        return lambda x: (x[0] ** 2 - 1) ** 2 + tilt * x[0] + (x[1] - tilt * x[0]) ** 2
+
+    point = jnp.array([x, tilt * x])
+    eigenvalues, vectors = jnp.linalg.eigh(jax.hessian(landscape(tilt))(point))
+    zero = jnp.zeros(())
+    end = Stationary(point, zero, eigenvalues, vectors, zero, jnp.array(1e-12), jnp.array(True))
+    moved = lambda tilt: end.moved(landscape(tilt))[0]
+    first, second = jax.jit(lambda t: (jax.jacfwd(moved)(t), jax.jacfwd(jax.jacrev(moved))(t)))(tilt)
+    slope = -1 / (12 * x**2 - 4)
+    bend = 24 * x * slope**3
+    np.testing.assert_allclose(first, [slope, x + tilt * slope], rtol=1e-9)
+    np.testing.assert_allclose(second, [bend, 2 * slope + tilt * bend], rtol=1e-9)
+
+
+def test_second_derivative_of_a_maximiser():
+    """That of `p x - exp(x)` lies at `log p`."""
+
+    def best(p):
+        f = lambda x: p * x - jnp.exp(x)
+        xs = jnp.linspace(-1.0, 2.0, 7)
+        return maximise(f, xs, f(xs))[0]
+
+    value, first, second = jax.jit(lambda p: (best(p), jax.grad(best)(p), jax.grad(jax.grad(best))(p)))(1.7)
+    np.testing.assert_allclose([value, first, second], [np.log(1.7), 1 / 1.7, -(1.7**-2)], rtol=1e-7)
 
 
 def test_degenerate_minima():

@@ -176,9 +176,8 @@ def _measured(
     second = high[1] if len(high) > 1 else jnp.ones_like(high[0])
     barrier = top - loss
     near = _NEARLY * jnp.abs(barrier)
-    direction = vectors[1, :, 0]
-    # By the Rayleigh quotient with fixed vector: the same value, and a gradient also where other eigenvalues coincide.
-    unstable = -direction @ hessian_s @ direction
+    direction, unstable = _simple_mode(hessian_s, vectors[1, :, 0], high[0])
+    unstable = -unstable
     log_dets = jnp.linalg.slogdet(hessian_s)[1] - jnp.linalg.slogdet(hessian_a)[1]
     prefactor = math.log(2 * math.pi) - jnp.log(unstable) + log_dets / 2
     way = WayOut(a, s, hessian_a, hessian_s, direction, unstable, loss, barrier, prefactor)
@@ -191,17 +190,36 @@ def _improved(landscape: Callable, points: Float[Array, "2 d"]) -> tuple[Array, 
     """The stationary points that Newton's method finds near `points`, the energies that its first steps gain, and the
     values and Hessians there.
 
-    With the Hessian and the last place held fixed, the derivative of the last step in the landscape's parameters is
-    that of the stationary point (implicit function theorem).
+    Each step with the Hessian held fixed carries one more derivative in the landscape's parameters (implicit function
+    theorem): the last two have the first and the second.
     """
 
     def newton(x):
-        x = jax.lax.stop_gradient(x)
         slope = jax.grad(landscape)(x)
-        step = -jnp.linalg.solve(jax.lax.stop_gradient(jax.hessian(landscape)(x)), slope)
+        fixed = jax.lax.stop_gradient(jax.hessian(landscape)(jax.lax.stop_gradient(x)))
+        step = -jnp.linalg.solve(fixed, slope)
         return x + step, jnp.abs(jax.lax.stop_gradient(slope @ step)) / 2
 
     newton = jax.vmap(newton)
-    _, gains = first = newton(points)
-    found = jax.lax.fori_loop(1, _NEWTON_STEPS, lambda _, x: newton(x)[0], first[0])
+    still = jax.lax.stop_gradient
+    _, gains = first = newton(still(points))
+    found = jax.lax.fori_loop(1, _NEWTON_STEPS, lambda _, x: newton(still(x))[0], first[0])
+    found = newton(found)[0]
     return found, gains, jax.vmap(landscape)(found), jax.vmap(jax.hessian(landscape))(found)
+
+
+def _simple_mode(matrix: Array, vector: Array, value: Array) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+    """The eigenvector beside `vector` and its eigenvalue, with two derivatives also where others coincide.
+
+    From constants two solves of the bordered equations, `(matrix - value) x + m vector = 0` with `vector . x = 1`.
+    """
+    border = jnp.append(vector, 0)
+    right = jnp.zeros_like(border).at[-1].set(1)
+    x = vector
+    for _ in range(2):
+        shifted = matrix - value * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+        full = jnp.concatenate([jnp.concatenate([shifted, vector[:, None]], axis=1), border[None]])
+        x = jnp.linalg.solve(full, right)[:-1]
+        x = x / jnp.linalg.norm(x)
+        value = x @ matrix @ x
+    return x, value

@@ -202,7 +202,8 @@ def _climbed(landscape: Callable, way: WayOut) -> Float[Array, ""]:
 
     low, high = jax.lax.fori_loop(0, 50, halve, (start - 1 / 256, start))
     middle = jax.lax.stop_gradient((low + high) / 2)
-    # A Newton step with fixed slope: it moves with the landscape's parameters as the inflection point does.
+    # Newton steps with fixed slope: it moves with the landscape's parameters as the inflection point does.
     slope = jax.lax.stop_gradient(jax.grad(curvature)(middle))
-    middle = middle - curvature(middle) / jnp.where(slope == 0, 1, slope)
+    for _ in range(2):
+        middle = middle - curvature(middle) / jnp.where(slope == 0, 1, slope)
     return (on_line(middle) - way.loss) / way.barrier
