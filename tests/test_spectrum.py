@@ -63,6 +63,37 @@ def test_slow_rate_keeps_its_relative_accuracy():
     np.testing.assert_allclose(rate * tau, 1, rtol=1e-3)
 
 
+def test_fast_modes_behind_a_barrier():
+    """50 kT: a fast mode is 1e22 times a slow one, which rounding there would cover; without a potential at 45 kT."""
+    grid = rxs.Grid(-1.6, 1.6, 48)
+    wells = lambda barrier: lambda x: barrier * (x[0] ** 2 - 1) ** 2
+
+    @jax.jit
+    def run():
+        W = rxs.FokkerPlanck.from_potential(wells(50.0), grid, temperature=1.0)
+        V = rxs.FokkerPlanck(lambda x: -jax.grad(wells(45.0))(x), 1.0, grid)
+        law = rxs.stationary(V)
+        return [(w.as_matrix(), rate, rxs.spectrum(w, 4)) for w, rate in ((W, W.log_gibbs), (V, jnp.log(law)))]
+
+    for matrix, log_law, (values, modes) in jax.tree.map(np.asarray, run()):
+        root = np.exp((log_law - np.max(log_law)) / 2)
+        exact = np.linalg.eigvalsh(matrix * root[None] / root[:, None])[::-1]
+        assert abs(values[1]) < 1e-16
+        np.testing.assert_allclose(values[2:], exact[2:4], rtol=1e-6)
+        defect = matrix @ modes[2] - values[2] * modes[2]
+        assert np.linalg.norm(defect / root) < 1e-6 * np.abs(values[2]) * np.linalg.norm(modes[2] / root)
+
+
+def test_rounding_of_a_full_matrix_is_seen():
+    """Fast modes behind 35 kT are wrong by a tenth, and it says so."""
+    grid = rxs.Grid(-1.6, 1.6, 40)
+    W = rxs.FokkerPlanck.from_potential(lambda x: 35 * (x[0] ** 2 - 1) ** 2, grid, temperature=1.0)
+    full = rxs.MasterEquation.from_matrix(W.as_matrix())
+    (values, _), result = jax.jit(lambda: rxs.spectrum(full, 4, throw=False))()
+    assert result == rxs.RESULTS.not_converged
+    np.testing.assert_allclose(values[1], rxs.spectrum(W, 2)[0][1], rtol=1e-9)
+
+
 @pytest.mark.slow
 def test_rotation():
     """Case 2: -(1 ± 2i) m, complex pairs beside each other."""
@@ -102,5 +133,5 @@ def test_absorbing_interval_and_outcomes():
     _, result = rxs.spectrum(W, 6, max_krylov=8, throw=False)
     assert result == rxs.RESULTS.not_converged
     np.testing.assert_allclose(rxs.spectrum(rxs.MasterEquation.from_matrix([[0.0]]), 1)[0], [0])
-    with pytest.raises(ValueError, match="`k` must lie between 1 and the number of cells, 80, but it is 0"):
+    with pytest.raises(ValueError, match="`k` must be whole, from 1 to the number of cells, 80, but it is 0"):
         rxs.spectrum(W, 0)
