@@ -234,3 +234,28 @@ def test_a_predicate_means_what_it_means_now():
     far = rxs.mean_first_passage_time(W, target)
     np.testing.assert_allclose(far, rxs.mean_first_passage_time(W, lambda x: x[0] > 1.5))
     assert jnp.max(far) > 1.5 * jnp.max(near)
+
+
+def test_slope_by_a_rate_of_zero():
+    """That of the direct way from source to target, which is not there yet: the law in the source."""
+    first, last = jnp.arange(3) == 0, jnp.arange(3) == 2
+
+    def flux(direct, law):
+        W = rxs.MasterEquation.from_edges([0, 1, 2, 1, 0], [1, 2, 0, 0, 2], jnp.append(rates, direct), 3)
+        return rxs.reactive_flux(W, first, last, law=law)
+
+    rates = jnp.array([1.0, 2.0, 0.5, 0.3])
+    law = rxs.stationary(rxs.MasterEquation.from_edges([0, 1, 2, 1], [1, 2, 0, 0], rates, 3))
+    np.testing.assert_allclose(jax.grad(flux)(0.0, law), law[0], rtol=1e-12)
+
+
+def test_second_derivative_where_nothing_drives():
+    """The rate to a predicate's edge is a series there."""
+    grid = rxs.Grid(-2.0, 2.0, 12)
+
+    def time(a):
+        W = rxs.FokkerPlanck(lambda x: a * x, 0.5, grid)
+        return rxs.mean_first_passage_time(W, lambda x: x[0] > 0.9)[3]
+
+    second = jax.jit(jax.jacfwd(jax.grad(time)))
+    np.testing.assert_allclose(second(0.0), (second(1e-3) + second(-1e-3)) / 2, rtol=1e-5)

@@ -81,7 +81,8 @@ def _from_source(generator: AbstractGenerator, ends: _Ends, law: Array) -> Array
     a = ends.source
     on_source = jnp.where(a.members, law, 0)
     # What enters from the source, and at its edge as much as leaves there in equilibrium.
-    entering = jnp.where(ends.factor.keep, jnp.maximum(generator.apply(on_source), 0) + a.extra * law, 0)
+    entering = generator.apply(on_source)
+    entering = jnp.where(ends.factor.keep, jnp.where(entering < 0, 0, entering) + a.extra * law, 0)
     return ends.factor.solve(entering) + on_source
 
 

@@ -70,7 +70,9 @@ def _hit(generator: AbstractGenerator, members: Array, shares: tuple[Array, ...]
     extra = jnp.zeros(generator.shape, generator.dtype)
     if isinstance(generator, FokkerPlanck) and shares is not None:
         extra = _nearer(generator, members, shares)
-    into = jnp.where(members, 0, jnp.maximum(generator.adjoint(members.astype(extra.dtype)), 0)) + extra
+    into = generator.adjoint(members.astype(extra.dtype))
+    # Not the larger of it and zero, whose slope at a rate of zero is half of what it is.
+    into = jnp.where(members | (into < 0), 0, into) + extra
     return Region(members, extra, into)
 
 
@@ -154,7 +156,7 @@ def _growth(rate: Array, back: Array, share: Array) -> Array:
     # (1 - e^-x)/(1 - e^-sx), written without overflow on either side.
     size = jnp.abs(safe)
     ratio = jnp.expm1(-size) / jnp.expm1(-share * size) * jnp.where(safe < 0, jnp.exp((1 - share) * size), 1)
-    straight = (1 - x * (1 - share) / 2) / share
+    straight = (1 - x * (1 - share) / 2 * (1 - x * (2 - share) / 6)) / share
     ratio = jnp.where(small, straight, ratio)
     return jnp.where(known, rate * (ratio - 1), 0)
 
