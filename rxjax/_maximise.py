@@ -1,13 +1,13 @@
 """Maximisation over one bounded variable inside compiled code, differentiable at its result."""
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
-_GOLDEN = (np.sqrt(5.0) - 1) / 2
+_GOLDEN = (math.sqrt(5.0) - 1) / 2
 
 
 def maximise(
@@ -23,7 +23,7 @@ def maximise(
     """
     best = jnp.argmax(values)
     first, last = points[jnp.maximum(best - 1, 0)], points[jnp.minimum(best + 1, points.shape[0] - 1)]
-    steps = int(np.ceil(np.log(np.sqrt(jnp.finfo(points.dtype).eps)) / np.log(_GOLDEN)))
+    steps = math.ceil(math.log(float(jnp.finfo(points.dtype).eps)) / 2 / math.log(_GOLDEN))
 
     def shrink(_, state):
         low, left, right, high, at_left, at_right = state

@@ -246,7 +246,9 @@ def batch_covariance(sigma1: ArrayLike, hyperparameters: Hyperparameters) -> Flo
             "Argument `hyperparameters` must have scalar fields, but its batch sizes have shape "
             f"{run.batch_size.shape} and its data-set sizes {run.dataset_size.shape}. Use `jax.vmap` over its fields."
         )
-    batch, data = run.batch_size.astype(c.dtype), run.dataset_size.astype(c.dtype)
+    # Counts do not widen a covariance, nor does a Python number widen them.
+    dtype = run.batch_size.dtype if c.weak_type else c.dtype
+    batch, data = run.batch_size.astype(dtype), run.dataset_size.astype(dtype)
     if run.sampling == "with_replacement":
         return c / batch
     # One example in all has no noise; the mask keeps 0/0 away.

@@ -274,10 +274,12 @@ def test_gradients_where_the_way_out_turns():
 
 
 def test_python_numbers_do_not_widen():
-    """Beside a float32 temperature or attempt time."""
+    """Beside a float32 temperature, attempt time or point."""
     half = jnp.float32(0.5)
-    for value in (escape_time(1.0, half), escape_time(1.0, 0.3, tau0=half), log_escape_time(half, 0.3, k=2.0)):
-        assert value.dtype == jnp.float32
+    ends = jnp.array([-1.0], jnp.float32), jnp.zeros(1, jnp.float32)
+    values = [escape_time(1.0, half), escape_time(1.0, 0.3, tau0=half), log_escape_time(half, 0.3, k=2.0)]
+    values.append(jax.jit(lambda c: sgd_escape_time(WELL, *ends, RUN, ConstantNoise(c)).log_time)(2.0))
+    assert all(value.dtype == jnp.float32 for value in values)
 
 
 def test_vmap_over_rates_and_batches_equals_loop():

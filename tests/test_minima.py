@@ -118,12 +118,14 @@ def test_a_minimum_moves_with_two_derivatives():
 
 
 def test_second_derivative_of_a_maximiser():
-    """That of `p x - exp(x)` lies at `log p`."""
+    """That of `p x - exp(x)` lies at `log p`; in float32 as well, where float64 is on."""
 
     def best(p):
         f = lambda x: p * x - jnp.exp(x)
-        xs = jnp.linspace(-1.0, 2.0, 7)
+        xs = jnp.linspace(-1.0, 2.0, 7, dtype=jnp.asarray(p).dtype)
         return maximise(f, xs, f(xs))[0]
+
+    assert best(jnp.float32(1.7)).dtype == jnp.float32
 
     value, first, second = jax.jit(lambda p: (best(p), jax.grad(best)(p), jax.grad(jax.grad(best))(p)))(1.7)
     np.testing.assert_allclose([value, first, second], [np.log(1.7), 1 / 1.7, -(1.7**-2)], rtol=1e-7)
