@@ -1,10 +1,10 @@
-"""Makes a process of the tests cheaper, without a change of what is lowered, compiled or computed."""
+"""Makes a process of the tests cheaper, without a change of what is lowered or computed."""
 
 import functools
 import gc
 import threading
 
-from jax._src import traceback_util
+from jax._src import compiler, traceback_util
 from jax._src.interpreters import mlir
 from jax._src.lib.mlir import ir
 from jaxtyping import _decorator
@@ -68,6 +68,27 @@ def _of_equal_signatures(make):
 for _name in ("_make_fn_with_signature", "_apply_typechecker"):
     if hasattr(_decorator, _name):
         setattr(_decorator, _name, _of_equal_signatures(getattr(_decorator, _name)))
+
+
+def _leaving_loops(make):
+    """A maker of options that leaves out, where nothing else is optimised, what moves constants out of loops.
+
+    As one of XLA's flags it would be kept once more by each compilation, since the flags are read again by each.
+    """
+
+    def making(*args, **keywords):
+        options = make(*args, **keywords)
+        debug = options.executable_build_options.debug_options
+        if debug.xla_backend_optimization_level == 0 and not debug.xla_disable_hlo_passes:
+            debug.xla_disable_hlo_passes = "while-loop-invariant-code-motion"
+        return options
+
+    return making
+
+
+# Each loop around a loop has all passes look through both again: a fifth of compiling a solver's derivative.
+if hasattr(compiler, "get_compile_options"):
+    compiler.get_compile_options = _leaving_loops(compiler.get_compile_options)
 
 
 def freeze():
