@@ -71,7 +71,7 @@ for _name in ("_make_fn_with_signature", "_apply_typechecker"):
 
 
 def _leaving_loops(make):
-    """A maker of options that leaves out, where nothing else is optimised, what moves constants out of loops.
+    """A maker of options that leaves out, where nothing is optimised, moves out of loops and XLA's check of itself.
 
     As one of XLA's flags it would be kept once more by each compilation, since the flags are read again by each.
     """
@@ -80,13 +80,13 @@ def _leaving_loops(make):
         options = make(*args, **keywords)
         debug = options.executable_build_options.debug_options
         if debug.xla_backend_optimization_level == 0 and not debug.xla_disable_hlo_passes:
-            debug.xla_disable_hlo_passes = "while-loop-invariant-code-motion"
+            debug.xla_disable_hlo_passes = "while-loop-invariant-code-motion,hlo-verifier"
         return options
 
     return making
 
 
-# Each loop around a loop has all passes look through both again: a fifth of compiling a solver's derivative.
+# Each loop around a loop has all passes look through both again: with the check a quarter of compiling a slope.
 if hasattr(compiler, "get_compile_options"):
     compiler.get_compile_options = _leaving_loops(compiler.get_compile_options)
 

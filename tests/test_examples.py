@@ -94,8 +94,9 @@ def test_pages(page, tmp_path, monkeypatch, request):
 FRESH = """
 %reset -f
 import jax, quick
-quick.freeze()
-quick.settings = getattr(quick, "settings", None) or dict(jax.config.values)
+if not hasattr(quick, "settings"):
+    quick.freeze()
+    quick.settings = dict(jax.config.values)
 for name, value in quick.settings.items():
     if jax.config.values[name] != value:
         jax.config.update(name, value)

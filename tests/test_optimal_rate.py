@@ -204,6 +204,7 @@ class Exponential:
         return self.eta * jax.random.exponential(key, shape)
 
 
+@pytest.mark.usefixtures("long_runs")
 def test_monte_carlo():
     """Within its standard error, which is that of repeated estimates; in six dimensions, and for a user's proposal."""
     h, g, c = jnp.linspace(0.5, 3, 6), jnp.cos(jnp.arange(6.0)), jnp.linspace(2, 0.5, 6)

@@ -188,10 +188,11 @@ def test_gibbs_law_stays_at_any_step():
         assert change < 1e-12 and errors < 1e-9
 
 
-@rounding
 @pytest.mark.parametrize("n", [2, 3, 12])
 @pytest.mark.parametrize("lanes", [3, 40])
-def test_both_orders_of_elimination_solve_the_system(n, lanes):
+def test_both_orders_of_elimination_solve_the_system(n, lanes, request):
+    if n == 12:  # where rounding adds up
+        request.getfixturevalue("optimized")
     random = np.random.default_rng(n)
     up, down = (jnp.asarray(10 ** random.uniform(-3, 4, (n, lanes))) for _ in range(2))
     d, g = (jnp.asarray(random.normal(size=(n, lanes))) for _ in range(2))
@@ -270,7 +271,6 @@ def two_sweeps(periodic):
     return relax
 
 
-@rounding
 @pytest.mark.parametrize("periodic", [False, True])
 def test_a_relaxation_of_a_batch_is_the_two_sweeps_of_its_members(periodic):
     """Where only the length of the step differs, and where all does."""
@@ -293,7 +293,6 @@ def test_a_relaxation_of_a_batch_is_the_two_sweeps_of_its_members(periodic):
     np.testing.assert_allclose(*run(), rtol=1e-12, atol=1e-14)
 
 
-@rounding
 @pytest.mark.parametrize("periodic", [False, True])
 def test_the_derivative_of_a_relaxation_is_that_of_its_two_sweeps(periodic):
     """Forwards and backwards, for each argument alone and for all."""
