@@ -102,29 +102,42 @@ def minima_density(
             if value is not None:
                 raise ValueError(f'Argument `{name}` must come with method="kernel", but the method is "histogram".')
         low, high = _limits(values, mask, limits, jnp.zeros((), dtype))
-        width = (high - low) / bins
-        # The highest energy belongs to the last bin, as in numpy.histogram.
-        place = jnp.clip(jnp.floor((values - low) / width), 0, bins - 1)
-        weights = jnp.where((values >= low) & (values <= high), weights, 0)
-        at = low + width * (jnp.arange(bins, dtype=dtype) + 0.5)
-        counts = jnp.sum(
-            jnp.where(place[:, None] == jnp.arange(bins, dtype=dtype)[None, :], weights[:, None], 0), axis=0
-        )
-        density, error = counts / (width * volume), jnp.sqrt(counts) / (width * volume)
-    else:
-        width = _silverman(values, weights) if bandwidth is None else jnp.asarray(bandwidth, dtype)
-        width = positive(width, "bandwidth", "Give one if all minima have the same energy.")
-        if at is None:
-            low, high = _limits(values, mask, limits, 3 * width)
-            at = low + (high - low) * jnp.linspace(0.0, 1.0, bins, dtype=dtype)
-        at = finite(jnp.atleast_1d(jnp.asarray(at, dtype)), "at")
-        z = (at[:, None] - values[None, :]) / width
-        peak = jnp.exp(-0.5 * z**2) / (math.sqrt(2 * math.pi) * width * volume)
-        density = jnp.sum(weights[None, :] * peak, axis=1)
-        error = jnp.sqrt(jnp.sum(weights[None, :] * peak**2, axis=1))
+        return _binned(values, weights, low, high, volume, k, bins)
+    width = _silverman(values, weights) if bandwidth is None else jnp.asarray(bandwidth, dtype)
+    width = positive(width, "bandwidth", "Give one if all minima have the same energy.")
+    if at is None:
+        low, high = _limits(values, mask, limits, 3 * width)
+        at = low + (high - low) * jnp.linspace(0.0, 1.0, bins, dtype=dtype)
+    at = finite(jnp.atleast_1d(jnp.asarray(at, dtype)), "at")
+    return _smoothed(values, weights, width, at, volume, k)
+
+
+@functools.partial(jax.jit, static_argnums=6)
+def _binned(
+    values: Array, weights: Array, low: Array, high: Array, volume: Array, k: Array, bins: int
+) -> MinimaDensity:
+    width = (high - low) / bins
+    # The highest energy belongs to the last bin, as in numpy.histogram.
+    place = jnp.clip(jnp.floor((values - low) / width), 0, bins - 1)
+    weights = jnp.where((values >= low) & (values <= high), weights, 0)
+    steps = jnp.arange(bins, dtype=values.dtype)
+    counts = jnp.sum(jnp.where(place[:, None] == steps[None, :], weights[:, None], 0), axis=0)
+    density, error = counts / (width * volume), jnp.sqrt(counts) / (width * volume)
+    return MinimaDensity(low + width * (steps + 0.5), density, _entropy(density, k), error, width)
+
+
+@jax.jit
+def _smoothed(values: Array, weights: Array, width: Array, at: Array, volume: Array, k: Array) -> MinimaDensity:
+    z = (at[:, None] - values[None, :]) / width
+    peak = jnp.exp(-0.5 * z**2) / (math.sqrt(2 * math.pi) * width * volume)
+    density = jnp.sum(weights[None, :] * peak, axis=1)
+    error = jnp.sqrt(jnp.sum(weights[None, :] * peak**2, axis=1))
+    return MinimaDensity(at, density, _entropy(density, k), error, width)
+
+
+def _entropy(density: Array, k: Array) -> Array:
     empty = density == 0
-    entropy = jnp.where(empty, -jnp.inf, k * jnp.log(jnp.where(empty, 1, density)))
-    return MinimaDensity(at, density, entropy, error, width)
+    return jnp.where(empty, -jnp.inf, k * jnp.log(jnp.where(empty, 1, density)))
 
 
 def _limits(values: Array, mask: Array, limits: tuple | None, margin: Array) -> tuple[Array, Array]:
@@ -267,13 +280,11 @@ def fit_barrier_distribution(
             f"Argument `barriers` must hold at least 3 barriers for a fit that can be tested, but it holds {n}."
         )
     values = positive(values, "barriers")
-    scale = jnp.mean(values)
     tails = np.array([(1 + confidence) / 2, (1 - confidence) / 2])
+    scale, seen, likelihood = _fitted(values, statistic)
     interval = scale * jnp.asarray(n / gammaincinv(n, tails), values.dtype)
-    seen = _distance(statistic, jnp.sort(values / scale))
     drawn = _bootstrap(jr.key(0) if key is None else key, n, samples, statistic, values.dtype)
     worse = jnp.sum(drawn >= jax.lax.stop_gradient(seen)).astype(values.dtype)
-    likelihood = -n * (jnp.log(scale) + 1)
     return BarrierFit(scale, interval, (1 + worse) / (1 + samples), seen, likelihood, n)
 
 
@@ -283,6 +294,14 @@ def _lowest(barriers: Barriers) -> Array:
     # Rows come lowest first.
     rows = np.unique(pairs, axis=0, return_index=True)[1] if len(pairs) else np.zeros(0, int)
     return barriers.heights[np.sort(rows)]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _fitted(values: Array, statistic: str) -> tuple[Array, Array, Array]:
+    """The mean of the values, their distance from the law that it fits, and how likely they are under it."""
+    scale = jnp.mean(values)
+    likelihood = -values.shape[0] * (jnp.log(scale) + 1)
+    return scale, _distance(statistic, jnp.sort(values / scale)), likelihood
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
