@@ -113,3 +113,7 @@ def test_a_wrong_rank_is_refused():
     W = rxs.FokkerPlanck(jnp.zeros(1), 1.0, rxs.Grid(0, 1, 4))
     with pytest.raises(jaxtyping.TypeCheckError, match="parameter 'ts'"):
         rxs.solve(W, jnp.ones(4), jnp.ones((2, 2)))
+
+
+def test_a_python_number_does_not_widen_a_bound():
+    assert rxs.Grid(jnp.float32(-1), 1.2, 8).lower.dtype == jnp.float32

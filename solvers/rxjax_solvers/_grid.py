@@ -201,7 +201,7 @@ class Grid(eqx.Module):
 # Compiled as wholes: operation by operation each new shape would cost a second.
 @partial(jax.jit, static_argnums=2, inline=True)
 def _bounds(low: Array, high: Array, dim: int) -> tuple[Array, Array]:
-    dtype = jnp.promote_types(low.dtype, high.dtype)
+    dtype = jnp.result_type(low, high)
     return jnp.broadcast_to(low.astype(dtype), (dim,)), jnp.broadcast_to(high.astype(dtype), (dim,))
 
 
