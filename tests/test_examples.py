@@ -94,9 +94,8 @@ def test_pages(page, tmp_path, monkeypatch, request):
 FRESH = """
 %reset -f
 import jax, quick
-if not hasattr(quick, "settings"):
-    quick.freeze()
-    quick.settings = dict(jax.config.values)
+quick.freeze()  # each time: what the last notebook left is not looked through by each reset from here on
+quick.settings = getattr(quick, "settings", None) or dict(jax.config.values)
 for name, value in quick.settings.items():
     if jax.config.values[name] != value:
         jax.config.update(name, value)
