@@ -176,6 +176,7 @@ class Wide(eqx.Module):
         return jnp.sum(jnp.tanh(self.weights * theta[0]) * jnp.cos(self.weights * theta[1]))
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("energy", ["inner_product", "difference"])
 @pytest.mark.parametrize("verb", [rate_on_grid, flow_on_grid])
 def test_chunks_respect_the_memory_limit(verb, energy, monkeypatch):
