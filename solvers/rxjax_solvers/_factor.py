@@ -40,6 +40,14 @@ class Factor(eqx.Module):
         """`A^-T b`: mean integral of `b` along a life that starts in each cell."""
         return _transpose_solve(self, b)
 
+    def forward(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """`A x`, and `x` itself in the target."""
+        return self._matvec(self.generator.apply)(x)
+
+    def backward(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """`A^T x`, and `x` itself in the target."""
+        return self._matvec(self.generator.adjoint)(x)
+
     def _matvec(self, apply):
         loss = self.shift + self.extra
 
@@ -54,14 +62,14 @@ class Factor(eqx.Module):
 def _solve(factor: Factor, b: Array) -> Array:
     b = jnp.where(factor.keep, b, 0)
     forward, backward = factor.elimination.solve, factor.elimination.transpose_solve
-    return _linear_solve(factor._matvec(factor.generator.apply), b, forward, backward)
+    return _linear_solve(factor.forward, b, forward, backward)
 
 
 @compiled
 def _transpose_solve(factor: Factor, b: Array) -> Array:
     b = jnp.where(factor.keep, b, 0)
     forward, backward = factor.elimination.solve, factor.elimination.transpose_solve
-    return _linear_solve(factor._matvec(factor.generator.adjoint), b, backward, forward)
+    return _linear_solve(factor.backward, b, backward, forward)
 
 
 def _linear_solve(matvec, b, solve, transpose_solve):

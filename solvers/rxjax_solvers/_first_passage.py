@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from ._checks import seen
 from ._compiled import compiled
-from ._factor import Factor, check_factor, factorize
+from ._elimination import TridiagonalElimination
+from ._factor import Factor, assemble, check_factor, factorize
 from ._generator import AbstractGenerator
-from ._region import Target
+from ._region import Region, Target
 from ._results import RESULTS, answer, outcome
 
 
@@ -33,7 +35,8 @@ def mean_first_passage_time(
 
     **Returns:** shape `(*shape)`, in the time units of the generator, zero in the target.  Every value relative to
     itself: right near rounding at any temperature by `Elimination()`, to 1e-10 by `Iteration()`, which `factorize`
-    takes on large grids with a potential.  Gradients lose `eps e^(E_b/kT)` of it.
+    takes on large grids with a potential.  On one axis gradients are as good behind a single barrier; else they lose
+    `eps e^(E_b/kT)` of it, those of `transition_rate` hardly anything.
 
     **How it fails:** `RESULTS.unreachable` where some state cannot reach the target; `RESULTS.unsolved` where the
     iteration did not converge, mostly for barriers beyond 35 kT: then pass
@@ -93,15 +96,45 @@ def _factor_of(generator: AbstractGenerator, target: Any, factor: Factor | None)
 
 @compiled
 def _mean(factor: Factor) -> tuple[Array, RESULTS]:
-    tau = factor.transpose_solve(jnp.ones_like(factor.extra))
+    tau = _integral(factor, jnp.ones_like(factor.extra))
     return tau, _reached(factor, tau)
 
 
 @compiled
 def _variance(factor: Factor) -> tuple[Array, RESULTS]:
-    tau = factor.transpose_solve(jnp.ones_like(factor.extra))
-    variance = 2 * factor.transpose_solve(tau) - tau**2
+    tau = _integral(factor, jnp.ones_like(factor.extra))
+    variance = 2 * _integral(factor, tau) - tau**2
     return variance, _reached(factor, variance)
+
+
+@eqx.filter_custom_jvp
+def _integral(factor: Factor, b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`A^-T b`: the mean integral of `b >= 0` until the target is reached."""
+    return factor.transpose_solve(b)
+
+
+@_integral.def_jvp
+def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    r"""$A^\top du = db - dA^\top u$: rates act on differences of `u`, which rounding of a long life covers.
+
+    On one axis, where it costs little, they act on those from where a life is spent most, `u = home + beyond`.
+    """
+    (factor, b), (factor_tangent, b_tangent) = primals, tangents
+    u = _integral(factor, b)
+    home, beyond = jnp.zeros((), u.dtype), u
+    if isinstance(factor.elimination, TridiagonalElimination):
+        spent = factor.elimination.solve(factor.keep.astype(u.dtype))
+        most = factor.keep & (jnp.arange(spent.size) == jnp.argmax(jnp.where(factor.keep, spent, -1)))
+        ends = Region(~factor.keep | most, factor.extra, jnp.zeros_like(u))
+        home = jnp.sum(jnp.where(most, u, 0))
+        beyond = assemble(factor.generator, [ends], factor.shift).transpose_solve(b - home * _lost(factor))
+    _, change = eqx.filter_jvp(lambda f: home * _lost(f) + f.backward(beyond), (factor,), (factor_tangent,))
+    return u, factor.transpose_solve(-change if b_tangent is None else b_tangent - change)
+
+
+def _lost(factor: Factor) -> Float[Array, "*shape"]:
+    """The rate at which the target is reached."""
+    return factor.backward(factor.keep.astype(factor.extra.dtype))
 
 
 def _reached(factor: Factor, tau: Array) -> RESULTS:

@@ -13,6 +13,7 @@ from ._compiled import compiled
 from ._deflated import Deflated, deflate
 from ._factor import Factor, factorize
 from ._factorization import repeated
+from ._first_order import once
 from ._fokker_planck import FokkerPlanck
 from ._generator import AbstractGenerator
 from ._krylov import extend, start
@@ -46,8 +47,8 @@ def spectrum(
 
     **Returns:** `(eigenvalues, modes)`, shapes `(k,)` and `(k, *shape)`.  Of a closed generator the first pair is zero
     and the stationary law.  Real for `from_potential`, else complex, with conjugate pairs together.  Other modes are
-    scaled to a sum of absolute values of 1 over the cells.  Eigenvalues differentiate (through left and right vectors);
-    modes are constants to derivatives.
+    scaled to a sum of absolute values of 1 over the cells.  Eigenvalues differentiate once (through left and right
+    vectors); modes are constants to derivatives.
 
     **How it fails:** `RESULTS.not_converged` if `max_krylov` is too small, or if rounding in the slow modes covers the
     fast ones.  Behind barriers slow modes are split off before fast ones are looked for; these come out up to 60 kT on
@@ -82,6 +83,7 @@ def spectrum(
     room = size - 1 if closed else size
     m = max(1, min(2 * k + 30 if max_krylov is None else max_krylov, room))
     tol = (1e-6 if dtype == jnp.float64 else 1e-3) if tol is None else tol
+    generator = once(generator, "`spectrum` has the first of eigenvalues.  Take differences of `jax.grad`s.")
     return answer(*_slowest(generator, factor, m, wanted, jnp.asarray(tol, dtype)), throw)
 
 

@@ -116,7 +116,7 @@ def _survival(generator: AbstractGenerator, factor: Factor, max_steps: Array) ->
     left, left_change, _ = iterate(lax.stop_gradient(factor.elimination).transpose_solve)
     law, left = frozen(law, generator), frozen(left, generator)
     # First-order perturbation theory: the derivative of the rate needs those of neither vector.
-    times = factor._matvec(generator.apply)(law)
+    times = factor.forward(law)
     rate = lax.stop_gradient(1 / jnp.sum(factor.elimination.solve(law)))
     surrogate = jnp.sum(left * times) / jnp.sum(left * law)
     rate = rate + surrogate - lax.stop_gradient(surrogate)
