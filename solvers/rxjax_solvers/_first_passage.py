@@ -9,9 +9,10 @@ from jaxtyping import Array, Float
 
 from ._checks import seen
 from ._compiled import compiled
-from ._elimination import TridiagonalElimination
 from ._factor import Factor, assemble, check_factor, factorize
+from ._factorization import Elimination
 from ._generator import AbstractGenerator
+from ._multigrid import IterativeElimination
 from ._region import Region, Target
 from ._results import RESULTS, answer, outcome
 
@@ -35,8 +36,8 @@ def mean_first_passage_time(
 
     **Returns:** shape `(*shape)`, in the time units of the generator, zero in the target.  Every value relative to
     itself: right near rounding at any temperature by `Elimination()`, to 1e-10 by `Iteration()`, which `factorize`
-    takes on large grids with a potential.  On one axis gradients are as good behind a single barrier; else they lose
-    `eps e^(E_b/kT)` of it, those of `transition_rate` hardly anything.
+    takes on large grids with a potential.  Gradients by `Elimination()` are as good behind a single barrier, in forward
+    mode alone for full matrices; else they lose `eps e^(E_b/kT)` of it, those of `transition_rate` hardly anything.
 
     **How it fails:** `RESULTS.unreachable` where some state cannot reach the target; `RESULTS.unsolved` where the
     iteration did not converge, mostly for barriers beyond 35 kT: then pass
@@ -117,17 +118,19 @@ def _integral(factor: Factor, b: Float[Array, "*shape"]) -> Float[Array, "*shape
 def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
     r"""$A^\top du = db - dA^\top u$: rates act on differences of `u`, which rounding of a long life covers.
 
-    On one axis, where it costs little, they act on those from where a life is spent most, `u = home + beyond`.
+    So they act on those from where a life is spent most, `u = home + beyond`, for which one more factor is made.
     """
     (factor, b), (factor_tangent, b_tangent) = primals, tangents
     u = _integral(factor, b)
     home, beyond = jnp.zeros((), u.dtype), u
-    if isinstance(factor.elimination, TridiagonalElimination):
+    if not isinstance(factor.elimination, IterativeElimination):
         spent = factor.elimination.solve(factor.keep.astype(u.dtype))
-        most = factor.keep & (jnp.arange(spent.size) == jnp.argmax(jnp.where(factor.keep, spent, -1)))
+        most = jnp.arange(spent.size).reshape(spent.shape) == jnp.argmax(jnp.where(factor.keep, spent, -1))
+        most = most & factor.keep
         ends = Region(~factor.keep | most, factor.extra, jnp.zeros_like(u))
         home = jnp.sum(jnp.where(most, u, 0))
-        beyond = assemble(factor.generator, [ends], factor.shift).transpose_solve(b - home * _lost(factor))
+        soon = assemble(factor.generator, [ends], factor.shift, Elimination())
+        beyond = soon.transpose_solve(b - home * _lost(factor))
     _, change = eqx.filter_jvp(lambda f: home * _lost(f) + f.backward(beyond), (factor,), (factor_tangent,))
     return u, factor.transpose_solve(-change if b_tangent is None else b_tangent - change)
 
