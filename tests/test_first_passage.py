@@ -148,7 +148,7 @@ def test_low_temperature_against_mpmath(shape, depth):
 
 @pytest.mark.parametrize("dim, barrier", [(1, 50.0), (2, 35.0)], ids=str)
 def test_gradients_at_low_temperature(dim, barrier):
-    """Slopes of logarithms of a mean time and a variance in barrier and tilt; on one axis without a potential too."""
+    """Slopes of logarithms of times, variances and rates in barrier and tilt; on one axis without a potential too."""
     grid = rxs.Grid(-1.7, 1.7, (48,)) if dim == 1 else rxs.Grid(-1.5, 1.5, (12, 5))
     target = jnp.broadcast_to((grid.axes[0] > 1).reshape(-1, *[1] * (dim - 1)), grid.shape)
     V = lambda x, a: a[0] * (x[0] ** 2 - 1) ** 2 + a[1] * x[0] + 2 * jnp.sum(x[1:] ** 2)
@@ -159,7 +159,7 @@ def test_gradients_at_low_temperature(dim, barrier):
         W = make(a)
         factor = rxs.factorize(W, target=target)
         times = [verb(W, target, factor=factor) for verb in (rxs.mean_first_passage_time, rxs.first_passage_variance)]
-        return jnp.stack([jnp.log(t.ravel()[10]) for t in times])
+        return jnp.log(jnp.stack([*(t.ravel()[10] for t in times), rxs.quasi_stationary(W, factor=factor)[1]]))
 
     a, h = jnp.array([barrier, 1.0]), 1e-3
     for make in (gradient, drift)[: 3 - dim]:

@@ -200,6 +200,8 @@ def test_current_closes_the_balance():
     for bad, words in ((jnp.ones(3), r"`p` must have the generator's shape \(4,\)"), (jnp.full(4, jnp.nan), "finite")):
         with pytest.raises(ValueError, match=words):
             rxs.entropy_production(W, bad)
+    with pytest.raises(ValueError, match="`factor` must be `deflate"):
+        rxs.stationary(W, factor=rxs.factorize(W, shift=1.0))
     with pytest.raises(ValueError, match="`generator` must be a `FokkerPlanck`"):
         rxs.probability_current(cycle(jnp.array(2.0)), jnp.full(3, 1 / 3))
 

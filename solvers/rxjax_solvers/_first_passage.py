@@ -9,11 +9,10 @@ from jaxtyping import Array, Float
 
 from ._checks import seen
 from ._compiled import compiled
-from ._factor import Factor, assemble, check_factor, factorize
-from ._factorization import Elimination
+from ._factor import Factor, check_factor, factorize
 from ._generator import AbstractGenerator
-from ._multigrid import IterativeElimination
-from ._region import Region, Target
+from ._long_lives import apart
+from ._region import Target
 from ._results import RESULTS, answer, outcome
 
 
@@ -118,26 +117,13 @@ def _integral(factor: Factor, b: Float[Array, "*shape"]) -> Float[Array, "*shape
 def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
     r"""$A^\top du = db - dA^\top u$: rates act on differences of `u`, which rounding of a long life covers.
 
-    So they act on those from where a life is spent most, `u = home + beyond`, for which one more factor is made.
+    So they act on those from where a life is spent most.
     """
     (factor, b), (factor_tangent, b_tangent) = primals, tangents
     u = _integral(factor, b)
-    home, beyond = jnp.zeros((), u.dtype), u
-    if not isinstance(factor.elimination, IterativeElimination):
-        spent = factor.elimination.solve(factor.keep.astype(u.dtype))
-        most = jnp.arange(spent.size).reshape(spent.shape) == jnp.argmax(jnp.where(factor.keep, spent, -1))
-        most = most & factor.keep
-        ends = Region(~factor.keep | most, factor.extra, jnp.zeros_like(u))
-        home = jnp.sum(jnp.where(most, u, 0))
-        soon = assemble(factor.generator, [ends], factor.shift, Elimination())
-        beyond = soon.transpose_solve(b - home * _lost(factor))
-    _, change = eqx.filter_jvp(lambda f: home * _lost(f) + f.backward(beyond), (factor,), (factor_tangent,))
+    parts = apart(factor, b, u)
+    _, change = eqx.filter_jvp(parts.backward, (factor,), (factor_tangent,))
     return u, factor.transpose_solve(-change if b_tangent is None else b_tangent - change)
-
-
-def _lost(factor: Factor) -> Float[Array, "*shape"]:
-    """The rate at which the target is reached."""
-    return factor.backward(factor.keep.astype(factor.extra.dtype))
 
 
 def _reached(factor: Factor, tau: Array) -> RESULTS:

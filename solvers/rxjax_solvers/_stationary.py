@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
@@ -11,6 +12,7 @@ from ._deflated import Deflated, stationary_law
 from ._factor import Factor, factorize
 from ._first_order import frozen
 from ._generator import AbstractGenerator
+from ._long_lives import apart
 from ._results import RESULTS, answer, outcome
 
 
@@ -49,6 +51,8 @@ def stationary(generator: AbstractGenerator, *, factor: Deflated | None = None, 
 
         ```
     """
+    if factor is not None and not isinstance(factor, Deflated):
+        raise ValueError(f"Argument `factor` must be `deflate(generator)`, but it is a {type(factor).__name__}.")
     law, result = stationary_law(generator) if factor is None else (factor.law, factor.result)
     return answer(law, result, throw)
 
@@ -71,8 +75,8 @@ def quasi_stationary(
     - `factor`: `factorize(generator)`; with a `target` there, survival is that of not having reached it.
     - `max_steps`: each step gains the ratio of the first two rates.
 
-    **Returns:** `(law, rate)`.  The rate differentiates once, and raises a `ValueError` for second derivatives; the law
-    is a constant to derivatives.
+    **Returns:** `(law, rate)`.  The rate differentiates once, as accurately as `mean_first_passage_time`, and raises a
+    `ValueError` for second derivatives; the law is a constant to derivatives.
 
     **How it fails:** two wells that are left with nearly the same rate converge slowly: `RESULTS.not_converged`.
 
@@ -115,13 +119,23 @@ def _survival(generator: AbstractGenerator, factor: Factor, max_steps: Array) ->
     law, change, _ = iterate(lax.stop_gradient(factor.elimination).solve)
     left, left_change, _ = iterate(lax.stop_gradient(factor.elimination).transpose_solve)
     law, left = frozen(law, generator), frozen(left, generator)
-    # First-order perturbation theory: the derivative of the rate needs those of neither vector.
-    times = factor.forward(law)
-    rate = lax.stop_gradient(1 / jnp.sum(factor.elimination.solve(law)))
-    surrogate = jnp.sum(left * times) / jnp.sum(left * law)
-    rate = rate + surrogate - lax.stop_gradient(surrogate)
+    rate = _rate(factor, law, left, lax.stop_gradient(1 / jnp.sum(factor.elimination.solve(law))))
     near = jnp.maximum(1e4 * eps, still)
     converged = (change <= near) & (left_change <= near)
     result = outcome((~jnp.isfinite(rate), factor.elimination.fault), (~converged, RESULTS.not_converged))
     law = lax.stop_gradient(law)
     return (law / generator.mass(law), rate), result
+
+
+@eqx.filter_custom_jvp
+def _rate(factor: Factor, law: Array, left: Array, rate: Array) -> Array:
+    return rate
+
+
+@_rate.def_jvp
+def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """First-order perturbation theory: the derivative of the rate needs those of neither vector."""
+    (factor, law, left, rate), (tangent, *_) = primals, tangents
+    parts = apart(factor, rate * left, left)
+    _, change = eqx.filter_jvp(parts.backward, (factor,), (tangent,))
+    return rate, jnp.sum(law * change) / jnp.sum(left * law)
