@@ -16,7 +16,7 @@ from ._long_lives import apart
 from ._results import RESULTS, answer, outcome
 
 
-def stationary(generator: AbstractGenerator, *, factor: Deflated | None = None, throw: bool = True) -> Any:
+def stationary(generator: AbstractGenerator, *, factor: Deflated | Factor | None = None, throw: bool = True) -> Any:
     r"""The stationary law, $W \pi = 0$ of mass 1.
 
     By elimination without subtraction, or by iteration beyond its reach (see `factorize`); of a generator made by
