@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -17,6 +18,7 @@ from ._first_order import once
 from ._fokker_planck import FokkerPlanck
 from ._generator import AbstractGenerator
 from ._krylov import extend, start
+from ._long_lives import apart
 from ._results import RESULTS, answer, outcome
 
 
@@ -53,9 +55,10 @@ def spectrum(
     **How it fails:** `RESULTS.not_converged` if `max_krylov` is too small, or if rounding in the slow modes covers the
     fast ones.  Behind barriers slow modes are split off before fast ones are looked for; these come out up to 60 kT on
     one axis and 35 kT in the plane with a potential, 50 and 25 kT without, and 20 kT of a full matrix.  Beyond, ask for
-    the slow ones alone by a smaller `k`.  Gradients of slow eigenvalues lose `eps e^(E_b/kT)`, those of
-    `transition_rate` hardly anything.  A `k` that parts a conjugate pair holds one of it.  Without a potential the
-    small eigenvalue problem is solved by the host's LAPACK: CPU only.
+    the slow ones alone by a smaller `k`.  Gradients are as good behind a single barrier, without a potential up to
+    40 kT; behind several, or by `Iteration()`, those of slow eigenvalues lose `eps e^(E_b/kT)`.  A `k` that parts a
+    conjugate pair holds one of it.  Without a potential the small eigenvalue problem is solved by the host's LAPACK:
+    CPU only.
 
     ??? cite "References"
 
@@ -94,7 +97,7 @@ def _slowest(
     reversible = isinstance(generator, FokkerPlanck) and generator.log_gibbs is not None
     find = _symmetric if reversible else _general
     values, modes, left, error = find(generator, factor, m, wanted, tol)
-    values = values + _slopes(generator, left, modes)
+    values = _moving(generator, lax.stop_gradient(factor), *lax.stop_gradient((values, modes, left)))
     if isinstance(factor, Deflated):
         law = factor.law
         values = jnp.concatenate([jnp.zeros(1, values.dtype), values])
@@ -234,16 +237,42 @@ def _scaled(modes: Array, left: Array) -> tuple[Array, Array]:
     return lax.stop_gradient((modes, left / jnp.sum(left * modes, axis=axes, keepdims=True)))
 
 
-def _slopes(generator: AbstractGenerator, left: Array, modes: Array) -> Array:
-    """Zero, with the derivatives of the eigenvalues: `<left, dW mode>`."""
+@eqx.filter_custom_jvp
+def _moving(generator: AbstractGenerator, factor: Deflated | Factor, values: Array, modes: Array, left: Array) -> Array:
+    return values
 
-    def one(u, v):
-        if not jnp.iscomplexobj(v):
-            return jnp.sum(u * generator.apply(v))
-        return jnp.sum(u * lax.complex(generator.apply(v.real), generator.apply(v.imag)))
 
-    value = jax.vmap(one)(left, modes)
-    return value - lax.stop_gradient(value)
+@_moving.def_jvp
+def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """`d lambda = <dW' left, mode>`; rates act on differences of `left` that rounding has not covered."""
+    (generator, factor, values, modes, left), (tangent, *_) = primals, tangents
+
+    def change(u):
+        return eqx.filter_jvp(lambda g: g.adjoint(u), (generator,), (tangent,))[1]
+
+    def moved(u, b):
+        # `W' u = -b`.  Relative to the likeliest state of a closed process, and to that where it is most without it.
+        if isinstance(factor, Deflated):
+            held, away, level = factor.factor, u - jnp.sum(jnp.where(factor.factor.keep, 0, u)), 0
+            near = held.transpose_solve(b)
+            parts = apart(held, b, near)
+            far = jnp.where(held.keep, parts.beyond, -parts.home)
+        else:
+            near, away, parts = u, u, apart(factor, b, u)
+            far, level = parts.beyond, parts.home
+        # Where slow modes have covered a fast one, it stays as it was found.
+        found = jnp.max(jnp.abs(near - away)) <= 1e-6 * jnp.max(jnp.abs(u))
+        near = jnp.where(found, near, away)
+        closer = ~found | (jnp.abs(near) <= jnp.abs(far))
+        return jnp.where(closer, change(near), level * change(jnp.ones_like(u)) + change(far))
+
+    def slope(value, mode, u):
+        if jnp.iscomplexobj(u):
+            b = -value * u
+            return jnp.sum(lax.complex(moved(u.real, b.real), moved(u.imag, b.imag)) * mode)
+        return jnp.sum(moved(u, -value * u) * mode)
+
+    return values, jax.vmap(slope)(values, modes, left)
 
 
 def _product(a: Array, b: Array) -> Array:
