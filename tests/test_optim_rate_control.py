@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from optimizers import RATE
+from optimizers import RATE, compiled
 
 import rxjax as rx
 from rxjax.optim._adam import scale_by_adam
@@ -340,3 +340,33 @@ def test_the_scalars_of_a_controller_go_by_name():
         assert tuple(other) == tuple(controller)
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(controller)]
     assert paths == [".counts", ".numbers"]
+
+
+@pytest.mark.parametrize("make", [RATE.rate_sgd, RATE.rate_adamw])
+def test_a_run_is_differentiable_twice_in_what_starts_it(make):
+    """The loss after some steps by `total_steps` and the start, of which the first step has moved nothing yet.
+
+    One parameter has no gradient at all, so that an average of squares is zero throughout.
+    """
+
+    def final(x):
+        optimizer = make(20 * x)
+
+        def step(carry, _):
+            params, state = carry
+            updates, state = optimizer.update(jnp.array([1.0, 3.0, 0.0]) * params, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        params = x * jnp.array([1.0, -2.0, 1.0])
+        (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=5)
+        return jnp.sum(params**2)
+
+    @compiled
+    def derivatives(x):
+        return jax.jvp(jax.value_and_grad(final), (x,), (jnp.ones_like(x),))
+
+    h = 1e-4
+    ((_, reverse), (forward, second)), (above, _), (below, _) = map(derivatives, (1.5, 1.5 + h, 1.5 - h))
+    np.testing.assert_allclose(reverse, (above[0] - below[0]) / (2 * h), rtol=1e-7)
+    np.testing.assert_allclose(forward, reverse, rtol=1e-12)
+    np.testing.assert_allclose(second, (above[1] - below[1]) / (2 * h), rtol=1e-6)

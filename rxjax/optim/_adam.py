@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, PyTree
 
+from ._wide import safe_root
+
 
 def scale_by_adam(b1: ArrayLike, b2: ArrayLike, eps: ArrayLike, nesterov: bool) -> optax.GradientTransformation:
     """`optax.scale_by_adam` with the corrections for bias applied to scalars: the same state, to the bit.
@@ -39,7 +41,7 @@ def scale_by_adam(b1: ArrayLike, b2: ArrayLike, eps: ArrayLike, nesterov: bool) 
             above = of_mu.astype(m.dtype) * m
             if nesterov:
                 above = above + of_gradient.astype(g.dtype) * g
-            return above / (jnp.sqrt(v) + floor.astype(v.dtype))
+            return above / (safe_root(v) + floor.astype(v.dtype))
 
         return jax.tree.map(direction, mu, nu, updates), optax.ScaleByAdamState(count, mu, nu)
 

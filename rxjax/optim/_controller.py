@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from ._arguments import check_setting
+from ._wide import safe_root
 
 GROWTH, CONTROLLED = 0, 1
 
@@ -172,13 +173,15 @@ def control(settings: Settings, state: ControllerState, sums: Sums) -> Controlle
     steps = t.astype(dtype)
     w = window_length(settings, state)
     squares = jnp.stack([sums.gradient, sums.displacement, sums.update, sums.params])
-    gradient, displacement, update, length = jnp.sqrt(squares)
+    gradient, displacement, update, length = safe_root(squares)
     work = -sums.gradient_displacement
     decay = jnp.asarray(settings.decay, dtype)
     # Both averages start at zero: their ratio is that of averages without bias from the first step on.
     drift = decay * state.drift + (1 - decay) * work
     spread = decay * state.spread + (1 - decay) * gradient * displacement
-    gauge = jnp.sqrt(2 * w) * drift / jnp.maximum(spread, tiny)
+    # Nothing over nothing is nothing, and so is its slope: over the smallest number that would overflow.
+    still = (spread == 0) & (drift == 0)
+    gauge = jnp.sqrt(2 * w) * drift / jnp.where(still, 1, jnp.maximum(spread, tiny))
 
     controlled = state.phase == CONTROLLED
     hit = controlled | ((gauge < 0) & (t > 4))

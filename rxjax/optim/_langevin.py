@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 from rxjax_solvers._checks import is_traced
 
 from ._arguments import check_setting, need_params
-from ._wide import cast_like, check_floating, scalar_dtype, select, square, widened, zeros
+from ._wide import cast_like, check_floating, safe_root, scalar_dtype, select, square, widened, zeros
 
 
 class LangevinState(NamedTuple):
@@ -150,7 +150,7 @@ def preconditioned_langevin(
 
         def invert(v: Array) -> Array:
             b = jnp.asarray(decay, v.dtype)
-            return 1 / (jnp.sqrt(v / (1 - b ** seen.astype(v.dtype))) + jnp.asarray(eps, v.dtype))
+            return 1 / (safe_root(v / (1 - b ** seen.astype(v.dtype))) + jnp.asarray(eps, v.dtype))
 
         second = jax.tree.map(moment, state.second_moment, g)
         return jax.tree.map(invert, second), second

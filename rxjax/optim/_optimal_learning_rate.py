@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, ArrayLike, PyTree
 
 from ._arguments import check_setting, need_params
-from ._wide import cast_like, check_floating, inner, scalar_dtype, select, size, square, widened
+from ._wide import cast_like, check_floating, inner, safe_root, scalar_dtype, select, size, square, widened
 
 
 class OptimalLearningRateState(NamedTuple):
@@ -118,8 +118,8 @@ def optimal_learning_rate(
         length = square(u, dtype)
         moves = length > 0
         floor = jnp.asarray(scale_floor).astype(dtype) * size(u) ** 0.5
-        radius = jnp.maximum(jnp.sqrt(square(widened(params), dtype)), floor)
-        whole = radius / jnp.where(moves, jnp.sqrt(length), 1)
+        radius = jnp.maximum(safe_root(square(widened(params), dtype)), floor)
+        whole = radius / jnp.where(moves, safe_root(length), 1)
         known = (curvature > 0) & (slope > 0)
         best = jnp.asarray(fraction).astype(dtype) * slope / jnp.where(known, curvature, 1)
         rate = jnp.where(known, best, jnp.asarray(initial_step).astype(dtype) * whole)

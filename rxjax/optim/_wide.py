@@ -194,6 +194,23 @@ def square(tree: PyTree, dtype: Any) -> Array:
     return inner(tree, tree, dtype)
 
 
+@jax.custom_jvp
+def safe_root(x: Array) -> Array:
+    """The square root of a sum of squares or an average of such, whose slope is zero where all of them are zero."""
+    return jnp.sqrt(x)
+
+
+@safe_root.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple:
+    """Squares at their smallest do not move: the slope of the root, infinite, would make NaN of that.
+
+    Written without this rule's function, since JAX drops the rules of what is kept of a loop for reverse mode.
+    """
+    still = primals[0] == 0
+    root = jnp.sqrt(jnp.where(still, 1, primals[0]))
+    return jnp.where(still, 0, root), jnp.where(still, 0, tangents[0] / (2 * root))
+
+
 def size(tree: PyTree) -> int:
     """The number of real parameters: a complex one counts twice."""
     return sum(x.size * (2 if jnp.iscomplexobj(x) else 1) for x in jax.tree.leaves(tree))
