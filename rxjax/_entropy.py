@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
@@ -21,6 +20,7 @@ from ._arrays import real_array, real_arrays
 from ._covariance import check_symmetric
 from ._gaussian_sums import Gaussian, gaussian_at_maximum, log_mean_over_samples, log_sum_over_nodes
 from ._known import non_negative, positive
+from ._program import program
 
 
 def gaussian_entropy(
@@ -149,7 +149,7 @@ def free_entropy(
     return require(value, name, f"bring the error below {limit}", [(~(error <= limit), "does not")], remedy, shown)
 
 
-@eqx.filter_jit
+@program
 def _log_integral(
     loss: Callable,
     theta: PyTree,

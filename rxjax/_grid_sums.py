@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -12,12 +11,13 @@ from jaxtyping import Array, Float
 from rxjax_solvers import Grid
 
 from ._grid_kernel import cost, everywhere, in_blocks, rows_of, slopes
+from ._program import program
 
 # Updates whose exponentials are in flight together.
 _GROUP = 4
 
 
-@eqx.filter_jit
+@program
 def log_rates(
     landscape: Callable,
     grid: Grid,
@@ -66,7 +66,7 @@ def log_rates(
     return in_blocks(local, rows, [attempt, beta, cold], fill, [((delta.shape[0],), (), delta.dtype)])[0]
 
 
-@eqx.filter_jit
+@program
 def log_sums(
     landscape: Callable,
     grid: Grid,

@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from rxjax_solvers._checks import is_traced, positive, require
 
+from ._program import program
 from ._stationary import accuracy, climb, deduplicate, each, is_bottom, still
 from .landscapes import as_landscape, evaluate, require_finite_values
 from .landscapes._callable import check_bounds
@@ -170,7 +171,7 @@ def spread(n: int, dim: int, key: Any, dtype: Any) -> Float[Array, "n d"]:
     return (jnp.asarray(sequence, dtype) + shift) % 1.0
 
 
-@eqx.filter_jit
+@program
 def _descend_all(
     landscape: Callable, at: Array, energies: Array, bounds: Array | None, size: Array, max_steps: int
 ) -> dict[str, Array]:

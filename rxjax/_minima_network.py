@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
@@ -14,6 +13,7 @@ from ._barriers import Barriers
 from ._escape._kramers import log_arrhenius, way_out
 from ._limits import exponential
 from ._minima import Minima
+from ._program import program
 
 
 def minima_network(
@@ -61,7 +61,7 @@ def minima_network(
     return MasterEquation.from_edges(source, target, rates, minima.points.shape[0])
 
 
-@eqx.filter_jit
+@program
 def _passes(landscape: Callable, points: Array, pairs: Array, saddles: Array) -> tuple[Array, Array, Array, Array]:
     """Sources and targets of the edges, barriers and logarithms of the prefactors."""
     first, second = pairs[:, 0], pairs[:, 1]

@@ -12,6 +12,7 @@ from rxjax_solvers._checks import finite, non_negative, one_of, positive, requir
 
 from ._arrays import real_array, real_arrays
 from ._maximise import derivatives, maximise
+from ._program import program
 from ._proposal_nodes import proposal_nodes
 from ._rate_laws import AbstractRateLaw
 
@@ -86,8 +87,8 @@ def optimal_learning_rate_integral(
     `learning_rate` is differentiable with respect to everything `loss`, `proposal` and `temperature` depend on, by the
     implicit function theorem; at a bound only with respect to the bound.
 
-    The whole is one program, compiled for each loss, proposal and law, and kept: as with `jax.jit`, numbers that these
-    functions close over are not read again.
+    The whole is one program, compiled for each loss, proposal and law, and kept until what these functions read, by
+    name, is another object: give numbers that vary as leaves of an `eqx.Module`, which needs no other program.
 
     Monte Carlo weighs few of its samples much more than all others when the rate factor varies by many orders of
     magnitude: `standard_error` then is large, and not to be trusted itself.
@@ -152,7 +153,7 @@ class _Nodes(NamedTuple):
     order: int
 
 
-@eqx.filter_jit
+@program
 def _best(
     loss: Callable[[Array], ArrayLike],
     theta: Array,

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
+
+from .._program import program
 
 # FIRE's usual constants (Bitzek et al., Phys. Rev. Lett. 97, 170201, 2006).
 _WAIT, _FASTER, _SLOWER, _MIXING = 5, 1.1, 0.5, 0.1
@@ -29,7 +30,7 @@ def search_bands(
     return bands[:, 1:-1][top & np.isfinite(inner)]
 
 
-@eqx.filter_jit
+@program
 def _relax(
     landscape: Callable, ends: Array, curvature: float, key: Array, images: int, steps: int
 ) -> tuple[Float[Array, "pairs images d"], Float[Array, "pairs images"]]:

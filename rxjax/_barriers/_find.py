@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Shaped
 from rxjax_solvers._checks import is_traced, one_of
 
 from .._minima import Minima
+from .._program import program
 from .._stationary import Stationary, accuracy, climb, deduplicate, descend, each
 from ..landscapes import as_landscape
 from ..landscapes._callable import check_bounds
@@ -315,7 +316,7 @@ def _padded(x: np.ndarray) -> Array:
     return jnp.asarray(np.concatenate([x, np.broadcast_to(x[:1], (rows - len(x), *x.shape[1:]))]))
 
 
-@eqx.filter_jit
+@program
 def _climb_all(landscape: Callable, candidates: Array, reach: float, size: float) -> tuple[Stationary, Array]:
     reach_, size_ = jnp.asarray(reach, candidates.dtype), jnp.asarray(size, candidates.dtype)
 
@@ -326,7 +327,7 @@ def _climb_all(landscape: Callable, candidates: Array, reach: float, size: float
     return each(one, landscape, candidates)
 
 
-@eqx.filter_jit
+@program
 def _descend_both(landscape: Callable, saddles: Array, directions: Array, size: float) -> tuple[Array, Array]:
     """Where steepest descent leads from both sides of each saddle: `(m, 2, d)`, and whether it arrived."""
     size_ = jnp.asarray(size, saddles.dtype)

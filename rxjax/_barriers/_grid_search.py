@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from .._basins import neighbours, watershed
+from .._program import program
 from ._union import kruskal
 
 CELLS = {1: 4096, 2: 256, 3: 64}
@@ -56,7 +56,7 @@ def search_grid(landscape: Callable, minima: np.ndarray, bounds: np.ndarray, sha
     return GridSearch(candidates, _merges(passes, heights, listed), float(np.linalg.norm(spacing)))
 
 
-@eqx.filter_jit
+@program
 def _survey(landscape: Callable, points: Array, batch_size: int) -> tuple[Array, Array]:
     """Energy and squared slope at every point."""
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Shaped
@@ -13,6 +12,7 @@ from rxjax_solvers._checks import printed, require
 
 from .._arrays import real_arrays
 from .._limits import exponential
+from .._program import program
 from .._rates import boltzmann_exponent
 from ..landscapes import as_landscape
 
@@ -166,7 +166,7 @@ def way_out(
     return way._replace(minimum=a, saddle=s, log_prefactor=way.log_prefactor + 0 * (a[0] + s[0]))
 
 
-@eqx.filter_jit
+@program
 def _measured(
     landscape: Callable, minimum: Float[Array, " d"], saddle: Float[Array, " d"]
 ) -> tuple[WayOut, tuple[Array, Array], tuple[Array, Array, Array]]:

@@ -2,6 +2,10 @@
 
 A landscape is a callable `theta -> ()` of a point `theta` of shape `(d,)`.  Any plain callable serves where one is
 asked for; the classes here also know their `dim`, `bounds`, `minima`, `saddles` and `name`.
+
+Verbs compile a callable once and keep the program until something that it reads by name, a global, an enclosing
+variable, an attribute or an entry, is another object.  An array changed in place is the same object: give a copy.  A
+function that you `jax.jit` yourself keeps what it read first.
 """
 
 from ._base import AbstractLandscape as AbstractLandscape

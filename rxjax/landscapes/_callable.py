@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from rxjax_solvers._checks import is_traced, require
 
+from .._program import program
 from ._base import AbstractLandscape, Numbers, as_float, check_dim, default_float
 
 
@@ -239,7 +240,7 @@ def evaluate(landscape: Callable[..., Any], points: Numbers, batch_size: int | N
     return _map(landscape, points.reshape(-1, dim), chunk).reshape(shape)
 
 
-@eqx.filter_jit
+@program
 def _map(fn: Callable[..., Any], points: Array, batch_size: int) -> Array:
     if points.shape[0] <= batch_size:
         return jax.vmap(fn)(points)

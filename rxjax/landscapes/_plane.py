@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from rxjax_solvers._checks import is_traced, require
 
+from .._program import program
 from ._base import AbstractLandscape, Numbers, box, check_theta, default_float
 from ._callable import check_bounds, check_output, evaluate, without_leaf
 from ._trees import difference, dot, match, norm, plus, trainable
@@ -195,7 +196,7 @@ class PlaneLandscape(AbstractLandscape):
         return _gradient(self, check_theta(theta, self.dim))
 
 
-@eqx.filter_jit
+@program
 def _gradient(landscape: PlaneLandscape, theta: Array) -> Array:
     return jax.grad(landscape)(theta)
 

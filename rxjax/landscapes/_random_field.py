@@ -30,8 +30,8 @@ class RandomField(AbstractLandscape):
     sequence with a random shift), which keeps the covariance of a single draw closer to the formula.
 
     A model of a rough loss landscape: in one dimension it has $\sqrt{3} / (2\pi\ell)$ minima per unit length.  A
-    landscape is drawn once: the same key gives the same field.  It is differentiable in `length_scale`, `std` and
-    `confinement`, at fixed draw.
+    landscape is drawn once: the same key gives the same field in one dtype, and another in float32 than in float64,
+    whose random numbers are others.  It is differentiable in `length_scale`, `std` and `confinement`, at fixed draw.
 
     **Good values:** `length_scale=1.0` and $kT$ from 0.2 to 1 standard deviations.  Given its wave vectors a field with
     `num_features=512` has the covariance above within 0.3, 2 and 3 % of $\sigma^2$ in one, two and three dimensions;

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 import rxjax_solvers
 
 from .._barriers._band import Pace, at_rest, fire, nudged
+from .._program import program
 from ..landscapes._trees import match
 from ._curvature import flat_values, shaped_like
 from ._lambda_max import largest_eigenvalue
@@ -137,7 +138,7 @@ class _Band(NamedTuple):
     steps: Array
 
 
-@eqx.filter_jit
+@program
 def _measured(
     loss_fn: Callable,
     params: PyTree,

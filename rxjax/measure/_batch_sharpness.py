@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from .._program import program
 from ._curvature import flat_loss
 from ._estimate import Estimate, ratio_of_means
 from ._gradient_noise import leading_axis
@@ -50,7 +50,7 @@ def batch_sharpness(loss_fn: Callable, params: PyTree, batches: PyTree) -> Estim
     return _measured(loss_fn, params, batches)
 
 
-@eqx.filter_jit
+@program
 def _measured(loss_fn: Callable, params: PyTree, batches: PyTree) -> Estimate:
     def one(batch):
         g, product = flat_loss(loss_fn, params, batch).expand()

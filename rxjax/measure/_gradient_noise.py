@@ -9,6 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from rxjax_solvers._checks import one_of
 
+from .._program import program
 from ..landscapes._callable import one_number
 from ..landscapes._trees import match
 from ._curvature import flat_loss, flat_values, moving_part, shaped_like
@@ -147,7 +148,7 @@ def leading_axis(tree: PyTree, name: str, over: str) -> int:
     return sizes.pop()
 
 
-@eqx.filter_jit
+@program
 def _measured(
     loss_fn: Callable,
     params: PyTree,

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.random as jr
 from jaxtyping import Array, Float, PyTree
 
+from .._program import program
 from ._curvature import flat_loss
 from ._lanczos import ritz_pairs
 
@@ -65,7 +66,7 @@ def lambda_max(
     return _measured(loss_fn, params, batch, steps, jr.key(0) if key is None else key)
 
 
-@eqx.filter_jit
+@program
 def _measured(loss_fn: Callable, params: PyTree, batch: PyTree, steps: int, key: Array) -> LargestEigenvalue:
     gradient, product = flat_loss(loss_fn, params, batch).expand()
     return largest_eigenvalue(product, gradient, steps, key)

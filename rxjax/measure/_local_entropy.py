@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -13,6 +12,7 @@ from rxjax_solvers._checks import is_traced, require
 
 from .._arrays import real_arrays
 from .._known import positive
+from .._program import program
 from ._curvature import flat_loss
 from ._estimate import Estimate
 from ._lanczos import Ritz, ritz_pairs
@@ -92,7 +92,7 @@ def local_entropy(
     return Estimate(k * require(found.value, "gamma", must, faults, remedy, shown), k * found.standard_error)
 
 
-@eqx.filter_jit
+@program
 def _measured(
     loss_fn: Callable,
     params: PyTree,

@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from .._arrays import real_array
 from .._hyperparameters import check_count
+from .._program import program
 from ._curvature import flat_loss
 from ._estimate import Estimate
 from ._gradient_noise import count_units, in_parts, micro_gradients
@@ -113,7 +114,7 @@ def optimal_learning_rate(
     return _measured(loss_fn, params, batch, size, drawn, jr.key(0) if key is None else key)
 
 
-@eqx.filter_jit
+@program
 def _measured(
     loss_fn: Callable, params: PyTree, batch: PyTree, batch_size: Array, drawn: Population, key: Array
 ) -> StepRates:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from rxjax_solvers._checks import one_of
 
+from .._program import program
 from ._curvature import flat_loss, shaped_like
 from ._lanczos import ritz_pairs
 
@@ -85,7 +86,7 @@ def spectrum(
     return _measured(loss_fn, params, batch, k, which, steps, vectors, jr.key(0) if key is None else key)
 
 
-@eqx.filter_jit
+@program
 def _measured(
     loss_fn: Callable, params: PyTree, batch: PyTree, k: int, which: str, steps: int, vectors: bool, key: Array
 ) -> Spectrum:

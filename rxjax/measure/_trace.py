@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, PyTree
 
+from .._program import program
 from ._curvature import flat_loss
 from ._estimate import Estimate
 
@@ -60,7 +60,7 @@ def trace(
     return _measured(loss_fn, params, batch, probes, deflate, jr.key(0) if key is None else key)
 
 
-@eqx.filter_jit
+@program
 def _measured(loss_fn: Callable, params: PyTree, batch: PyTree, probes: int, deflate: int, key: Array) -> Estimate:
     gradient, product = flat_loss(loss_fn, params, batch).expand()
     size, dtype = gradient.size, gradient.dtype

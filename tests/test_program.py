@@ -1,0 +1,109 @@
+"""Verbs read what a user's function reads each time, and trace it once as long as that is the same."""
+
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rxjax as rx
+from rxjax.landscapes import as_landscape, evaluate
+
+SETTINGS: dict[str, Any] = {"stiffness": 1.0}
+STIFFNESS: Any = 1.0
+
+
+def bowl(theta):
+    return STIFFNESS * jnp.sum(theta**2)
+
+
+class Bowl:
+    """A bowl whose stiffness is an attribute, and another whose is that of an object inside."""
+
+    def __init__(self):
+        self.stiffness: Any = 1.0
+
+    def __call__(self, theta):
+        return self.stiffness * jnp.sum(theta**2)
+
+
+class Module(eqx.Module):
+    """A module whose method calls a function that reads a global."""
+
+    power: jnp.ndarray
+
+    def __call__(self, theta):
+        return bowl(theta) ** self.power
+
+
+def readers():
+    """Functions that read one number from where users keep them, and how to set it to another."""
+    held, nested = Bowl(), Bowl()
+    own: Any = 1.0
+
+    def enclosed(theta):
+        return own * jnp.sum(theta**2)
+
+    def enclose(value):
+        nonlocal own
+        own = value
+
+    def set_global(value):
+        global STIFFNESS
+        STIFFNESS = value
+
+    entry = functools.partial(SETTINGS.__setitem__, "stiffness")
+    return {
+        "global": (bowl, set_global),
+        "called": (lambda theta: bowl(theta), set_global),
+        "landscape": (as_landscape(bowl, 2), set_global),
+        "module": (Module(jnp.array(1.0)), set_global),
+        "enclosed": (enclosed, enclose),
+        "attribute": (held, functools.partial(setattr, held, "stiffness")),
+        "method": (held.__call__, functools.partial(setattr, held, "stiffness")),
+        "partial": (
+            functools.partial(lambda at, theta: at(theta), nested),
+            functools.partial(setattr, nested, "stiffness"),
+        ),
+        "entry": (lambda theta: SETTINGS["stiffness"] * jnp.sum(theta**2), entry),
+    }
+
+
+@pytest.mark.parametrize("name", readers())
+def test_what_a_function_reads_is_read_again(name):
+    fn, change = readers()[name]
+    points = jnp.array([[1.0, 2.0]])
+    for value in (1.0, 3.0, jnp.array(2.0), 1.0):
+        change(value)
+        np.testing.assert_allclose(evaluate(fn, points), 5.0 * np.asarray(value))
+
+
+def test_measurements_read_again():
+    """The noise of a network's loss follows a number that the loss reads."""
+    scale = 1.0
+    loss = lambda w, x: scale * jnp.mean(w * x)
+    data = jnp.array([1.0, 2.0, 4.0, 5.0])
+    first = rx.measure.gradient_noise(loss, jnp.array(1.0), data).trace.value
+    scale = 3.0
+    np.testing.assert_allclose(rx.measure.gradient_noise(loss, jnp.array(1.0), data).trace.value, 9 * first)
+
+
+def test_nothing_is_traced_twice_while_nothing_changes():
+    traced = np.zeros((), int)
+    held = {"one": np.ones(2), "two": 2.5}
+
+    def fn(theta):
+        # In place, which is not seen: a list would be another one after each trace.
+        traced[...] += 1
+        return jnp.sum(theta * held["one"]) * held["two"]
+
+    points = jnp.ones((3, 2))
+    for factor in (1.0, 2.0, 3.0):
+        held["two"] = 2.5 + 0 * factor
+        evaluate(fn, factor * points)
+    assert traced == 1
+    held["one"] = np.ones(2)
+    evaluate(fn, points)
+    assert traced == 2
