@@ -200,6 +200,12 @@ def test_refusals():
             ),
             "`hyperparameters` must have one whole batch size, but it is 1.5",
         ),
+        (
+            lambda: rx.planes.sgd_on_plane(
+                fine, example_loss, data, best, rx.Hyperparameters(0.1, 2, 10**6), 2, jax.random.key(0)
+            ),
+            "must have the 8 examples of `data` as `dataset_size`, but has 1e",
+        ),
         (lambda: distance(block=3), "`block` must divide the cells"),
         (lambda: rx.planes.density_distance(jnp.ones(4), grid, jnp.ones((3, 2))), r"`points` must have shape \(n, 1\)"),
         (

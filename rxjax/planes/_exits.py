@@ -44,7 +44,7 @@ def exit_time(
     **Arguments:**
 
     - `runs`: saved at every step; a coarser `save_every` misses short visits outside.
-    - `inside`: `theta (k,) -> bool`.
+    - `inside`: `theta (k,) -> bool`; a run that diverges has left where this is false of NaN, as comparisons are.
     - `confidence`: of the interval.
     - `key`: of the bootstrap over runs; fixed if not given.
 

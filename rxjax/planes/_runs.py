@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
@@ -93,7 +94,13 @@ def sgd_on_plane(
     batch_size = np.asarray(hyperparameters.batch_size)
     if batch_size.ndim or batch_size % 1:
         raise ValueError(f"Argument `hyperparameters` must have one whole batch size, but it is {batch_size}.")
-    size = int(batch_size)
+    size, count = int(batch_size), {jnp.shape(x)[0] for x in jax.tree.leaves(data)}
+    known = not is_traced(hyperparameters.dataset_size)
+    if known and len(count) == 1 and np.any(np.asarray(hyperparameters.dataset_size) != min(count)):
+        raise ValueError(
+            f"Argument `hyperparameters` must have the {min(count)} examples of `data` as `dataset_size`, but has "
+            f"{float(hyperparameters.dataset_size):g}."
+        )
     eta, mu = hyperparameters.learning_rate, hyperparameters.momentum
     steps, kept = _ensemble(
         landscape, example_loss, data, start, eta, mu, key, num_steps, size, hyperparameters.sampling, runs, save_every
