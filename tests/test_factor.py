@@ -55,6 +55,23 @@ def test_solves_both_ways_and_differentiates(shape, boundary):
     np.testing.assert_allclose(slopes[2], (near[0] - 8 * near[1] + 8 * near[3] - near[4]) / (12 * h), rtol=1e-7)
 
 
+@pytest.mark.parametrize("method", [rxs.Elimination(), rxs.Iteration()], ids=lambda m: type(m).__name__)
+def test_slopes_by_what_is_held_stay_in_the_target(method):
+    """The logarithm of a time is minus infinity in the target; left out there, its slope elsewhere is not NaN."""
+    mask = jnp.arange(12) < 2
+
+    def mean(strength, logarithm):
+        W = rxs.FokkerPlanck.from_potential(lambda x: strength * x[0] ** 2, rxs.Grid(-1.0, 1.0, 12), 0.5)
+        times = rxs.factorize(W, target=mask, method=method).transpose_solve(jnp.ones(12))
+        return logarithm(times)
+
+    # The second never meets the target.
+    plain = lambda t: jnp.sum(jnp.where(mask, 0, jnp.log(t)))
+    guarded = lambda t: jnp.sum(jnp.log(jnp.where(mask, 1, t)))
+    slope, right = jax.jit(lambda x: [jax.grad(mean)(x, f) for f in (plain, guarded)])(0.7)
+    np.testing.assert_allclose(slope, right, rtol=1e-10)
+
+
 @rounding
 @pytest.mark.parametrize("n", [5, 40])
 def test_dense_inverse_keeps_relative_accuracy(n):

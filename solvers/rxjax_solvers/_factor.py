@@ -62,14 +62,19 @@ class Factor(eqx.Module):
 def _solve(factor: Factor, b: Array) -> Array:
     b = jnp.where(factor.keep, b, 0)
     forward, backward = factor.elimination.solve, factor.elimination.transpose_solve
-    return _linear_solve(factor.forward, b, forward, backward)
+    return _outside(factor, _linear_solve(factor.forward, b, forward, backward))
 
 
 @compiled
 def _transpose_solve(factor: Factor, b: Array) -> Array:
     b = jnp.where(factor.keep, b, 0)
     forward, backward = factor.elimination.solve, factor.elimination.transpose_solve
-    return _linear_solve(factor.backward, b, backward, forward)
+    return _outside(factor, _linear_solve(factor.backward, b, backward, forward))
+
+
+def _outside(factor: Factor, x: Array) -> Array:
+    """`x`, zero in the target already, so that what reverse mode brings there (NaN, of a logarithm) stays there."""
+    return jnp.where(factor.keep, x, 0)
 
 
 def _linear_solve(matvec, b, solve, transpose_solve):
