@@ -1,5 +1,7 @@
 """Stationary laws, currents, entropy production, quasi-stationary laws: exact cases, low temperature, outcomes."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -206,7 +208,7 @@ def test_current_closes_the_balance():
         rxs.probability_current(cycle(jnp.array(2.0)), jnp.full(3, 1 / 3))
 
 
-def _six_edges(rate, exits=0.0):
+def _six_edges(rate, exits: Any = 0.0):
     return rxs.MasterEquation.from_edges([0, 1, 2, 1, 2, 0], [1, 2, 0, 0, 1, 2], rate, 3, exits=exits)
 
 
