@@ -219,8 +219,8 @@ def evolve(
         new = jnp.where(short, t, t - before)
         dt, step = lax.cond(same, lambda: (dt, step), lambda: (new, exponential(k, rate * new, last)))
         change, row = step
-        end = _product(row, y)
-        y = y + _product(change, y)
+        end = product(row, y)
+        y = y + product(change, y)
         return (t, dt, step, y), (y, end)
 
     zero = jnp.zeros_like(ts[0])
@@ -242,7 +242,7 @@ def exponential(
     eye = jnp.eye(k.shape[0], dtype=k.dtype)
     # With z = dt (1 - 1/k): k k, k k z and k k z z.
     near = dt * (k - eye)
-    powers = _product(k, k), _product(k, near), _product(near, near)
+    powers = product(k, k), product(k, near), product(near, near)
 
     # One ratio after the other: many small solves at once wait for each other, for ever with some versions of XLA.
     def multiply(carry, weights):
@@ -251,17 +251,17 @@ def exponential(
         below = powers[0] + pole[0] * powers[1] + pole[1] * powers[2]
         above = (zero[0] - pole[0]) * powers[1] + (zero[1] - pole[1]) * powers[2]
         # The last ratio, whose upper part is linear, over k.
-        over = _product(k + zero[0] * near, eye + change)
+        over = product(k + zero[0] * near, eye + change)
         both = jnp.linalg.solve(below, jnp.concatenate([above, over], axis=1))
         factor, row = both[:, : k.shape[0]], both[last, k.shape[0] :]
-        return (change + factor + _product(change, factor), row), None
+        return (change + factor + product(change, factor), row), None
 
     # Changes, not factors: those of the slow modes are small.
     (change, row), _ = lax.scan(multiply, (jnp.zeros_like(k), k[0]), jnp.asarray(_QUADRATICS, k.dtype))
 
     def square(carry):
         n, change, row = carry
-        return n + 1, 2 * change + _product(change, change), row + _product(row, change)
+        return n + 1, 2 * change + product(change, change), row + product(row, change)
 
     _, change, row = lax.while_loop(lambda c: c[0] < squarings, square, (0, change, row))
     return change, row
@@ -276,7 +276,8 @@ def rounding(time: Float[Array, "times"], now: Float[Array, "times"], first: Flo
     return jnp.where(known, eps * (time * now + steep * first), jnp.inf)
 
 
-def _product(a: Array, b: Array) -> Array:
+def product(a: Array, b: Array) -> Array:
+    """`a b` in the full precision of the dtype on any device."""
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
@@ -291,7 +292,7 @@ def inner_integral(
     """`int_0^t exp((t - s) A) x (exp(s B) y)' ds`, `A = rate (1 - a^-1)`, from one exponential (Van Loan 1978)."""
     k, m = a.shape[0], b.shape[0]
     block = jnp.zeros((k + m, k + m), a.dtype)
-    both = jnp.outer(_product(a, x), _product(b, y)) / rate
+    both = jnp.outer(product(a, x), product(b, y)) / rate
     block = block.at[:k, :k].set(a).at[k:, k:].set(b.T).at[:k, k:].set(both)
     return exponential(block, rate * t)[0][:k, k:]
 

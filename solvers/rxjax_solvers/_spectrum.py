@@ -17,7 +17,7 @@ from ._factorization import repeated
 from ._first_order import once
 from ._fokker_planck import FokkerPlanck
 from ._generator import AbstractGenerator
-from ._krylov import extend, start
+from ._krylov import extend, product, start
 from ._long_lives import apart
 from ._results import RESULTS, answer, outcome
 
@@ -136,7 +136,7 @@ def _pairs(apply: Callable, b: Array, m: int, wanted: int, eig: Callable) -> tup
     residual = jnp.abs(space.projected[m, m - 1]) * jnp.abs(y[m - 1]) / size
     # Products are linear but for rounding.
     noise = norm(both - one - two) / norm(b + other)
-    return theta, _product(y.T, space.basis[:m].astype(y.dtype)), residual, noise / size
+    return theta, product(y.T, space.basis[:m].astype(y.dtype)), residual, noise / size
 
 
 def _in_rounds(find: Callable, wanted: int, size: int, symmetric: bool, tol: Array) -> tuple[Array, ...]:
@@ -151,7 +151,7 @@ def _in_rounds(find: Callable, wanted: int, size: int, symmetric: bool, tol: Arr
 
     def look(carry):
         count, first, _, theta, right, left, error, modes, duals = carry
-        off = lambda along, onto: lambda x: x - _product(_product(along, x), onto)
+        off = lambda along, onto: lambda x: x - product(product(along, x), onto)
         new_theta, new_right, new_left, new_error = find(off(duals, modes), off(modes, duals))
         later, beside = place >= count, jnp.maximum(place - count, 0)
         fill = lambda old, new: jnp.where(later.reshape(-1, *[1] * (old.ndim - 1)), new[beside], old)
@@ -160,7 +160,7 @@ def _in_rounds(find: Callable, wanted: int, size: int, symmetric: bool, tol: Arr
         known = jnp.cumprod((error <= tol) & (jnp.imag(theta) == 0)) > 0
         modes, duals = (jnp.where(known[:, None], jnp.real(x), 0) for x in (right, left))
         # Pairs of equal eigenvalues may have been mixed differently on the two sides.
-        among = _product(duals, modes.T)
+        among = product(duals, modes.T)
         duals = jnp.linalg.solve(jnp.where(known[:, None] & known[None], among, jnp.eye(wanted)), duals)
         new = jnp.sum(known, dtype=count.dtype)
         return new, jnp.where(count > 0, first, new), count, theta, right, left, error, modes, duals
@@ -273,7 +273,3 @@ def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
         return jnp.sum(moved(u, -value * u) * mode)
 
     return values, jax.vmap(slope)(values, modes, left)
-
-
-def _product(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
