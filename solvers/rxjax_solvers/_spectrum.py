@@ -54,7 +54,7 @@ def spectrum(
 
     **How it fails:** `RESULTS.not_converged` if `max_krylov` is too small, or if rounding in the slow modes covers the
     fast ones.  Behind barriers slow modes are split off before fast ones are looked for; these come out up to 60 kT on
-    one axis and 35 kT in the plane with a potential, 50 and 25 kT without, and 20 kT of a full matrix.  Beyond, ask for
+    one axis and 35 kT in the plane with a potential, 45 and 25 kT without, and 20 kT of a full matrix.  Beyond, ask for
     the slow ones alone by a smaller `k`.  Gradients are as good behind a single barrier, without a potential up to
     40 kT; behind several, or by `Iteration()`, those of slow eigenvalues lose `eps e^(E_b/kT)`.  A `k` that parts a
     conjugate pair holds one of it.  Without a potential the small eigenvalue problem is solved by the host's LAPACK:
