@@ -97,7 +97,7 @@ def _slowest(
     reversible = isinstance(generator, FokkerPlanck) and generator.log_gibbs is not None
     find = _symmetric if reversible else _general
     values, modes, left, error = find(generator, factor, m, wanted, tol)
-    values = _moving(generator, lax.stop_gradient(factor), *lax.stop_gradient((values, modes, left)))
+    values = _moving(generator, lax.stop_gradient(factor), values, modes, left)
     if isinstance(factor, Deflated):
         law = factor.law
         values = jnp.concatenate([jnp.zeros(1, values.dtype), values])
