@@ -15,12 +15,12 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from rxjax_solvers._checks import is_traced, one_of, require
+from rxjax_solvers._program import program
 
 from ._arrays import real_array, real_arrays
 from ._covariance import check_symmetric
 from ._gaussian_sums import Gaussian, gaussian_at_maximum, log_mean_over_samples, log_sum_over_nodes
 from ._known import non_negative, positive
-from ._program import program
 
 
 def gaussian_entropy(

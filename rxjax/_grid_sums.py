@@ -9,9 +9,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from rxjax_solvers import Grid
+from rxjax_solvers._program import program
 
 from ._grid_kernel import cost, everywhere, in_blocks, rows_of, slopes
-from ._program import program
 
 # Updates whose exponentials are in flight together.
 _GROUP = 4

@@ -13,8 +13,8 @@ import optimistix as optx
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from rxjax_solvers._checks import is_traced, positive, require
+from rxjax_solvers._program import program
 
-from ._program import program
 from ._stationary import accuracy, climb, deduplicate, each, is_bottom, still
 from .landscapes import as_landscape, evaluate, require_finite_values
 from .landscapes._callable import check_bounds

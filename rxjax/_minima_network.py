@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from rxjax_solvers import MasterEquation
+from rxjax_solvers._program import program
 
 from ._arrays import real_arrays
 from ._barriers import Barriers
 from ._escape._kramers import log_arrhenius, way_out
 from ._limits import exponential
 from ._minima import Minima
-from ._program import program
 
 
 def minima_network(

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
 from rxjax_solvers._checks import finite, non_negative, one_of, positive, require
+from rxjax_solvers._program import program
 
 from ._arrays import real_array, real_arrays
 from ._maximise import derivatives, maximise
-from ._program import program
 from ._proposal_nodes import proposal_nodes
 from ._rate_laws import AbstractRateLaw
 

@@ -103,14 +103,38 @@ def test_gillespie_on_a_grid_and_out_of_it():
         assert p[-1] > 0.05 and np.all(np.abs(seen - p) < 5 * np.sqrt(p / n))
 
 
-def test_a_second_gillespie_compiles_nothing(caplog):
-    ts, start = jnp.array([0.0, 1.0]), jnp.zeros(3, int)
-    draw = lambda rate: rxs.gillespie(rxs.MasterEquation.from_edges([0, 1], [1, 0], rate, size=2), start, ts, KEY)
-    draw(1.0)
+PULL = 1.0
+
+
+def drawn():
+    """Each way to draw particles, by one number and a key, with functions that read `PULL`."""
+    pulled = lambda x: -PULL * x
+    bowl, noise = lambda x: PULL * jnp.sum(x**2) / 2, lambda x, key: 0.1 * jax.random.normal(key, x.shape)
+    level, x0, ts = lambda x: 2 - PULL * x[0], jnp.ones((3, 1)), jnp.array([0.0, 0.2])
+    moved = lambda rate: rxs.MasterEquation.from_edges([0, 1], [1, 0], rate, size=2)
+    sloped = lambda a: rxs.NegativeGradient(bowl, a)
+    return {
+        "langevin": lambda a, key: rxs.langevin(pulled, a, x0, ts, key, dt=0.1).xs,
+        "slope": lambda a, key: rxs.langevin(sloped(a), None, x0, ts, key, dt=0.1, noise=a).xs,
+        "sgd": lambda a, key: rxs.sgd_ensemble(bowl, x0, 2, key, learning_rate=a, noise=noise).thetas,
+        "exits": lambda a, key: rxs.sample_exit_times(pulled, a, level, x0, key, dt=0.1, max_time=a).times,
+        "gillespie": lambda a, key: rxs.gillespie(moved(a), [0, 0], ts, key).states,
+    }
+
+
+@pytest.mark.parametrize("name", drawn())
+def test_a_second_draw_compiles_nothing(name, caplog, monkeypatch):
+    """Until what a function reads is another: then it is read."""
+    draw = drawn()[name]
+    monkeypatch.setitem(globals(), "PULL", 1.0)
+    first = draw(0.5, KEY)
     with jax.log_compiles():
         caplog.clear()
-        jax.block_until_ready(draw(2.0).states)
+        jax.block_until_ready(draw(0.4, jax.random.key(3)))
     assert not [record for record in caplog.records if record.getMessage().startswith("Compiling ")]
+    if name != "gillespie":
+        monkeypatch.setitem(globals(), "PULL", 3.0)
+        assert not np.any(draw(0.5, KEY)[-1] == first[-1])
 
 
 def test_exclusion_process_carries_its_current():

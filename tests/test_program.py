@@ -1,5 +1,6 @@
 """Verbs read what a user's function reads each time, and trace it once as long as that is the same."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import rxjax as rx
+import rxjax_solvers as rxs
 from rxjax.landscapes import as_landscape, evaluate
 
 SETTINGS: dict[str, Any] = {"stiffness": 1.0}
@@ -59,6 +61,7 @@ def readers():
         "global": (bowl, set_global),
         "called": (lambda theta: bowl(theta), set_global),
         "landscape": (as_landscape(bowl, 2), set_global),
+        "library": (rxs.TimeDependent(lambda t, theta: t * bowl(theta)).at(1.0), set_global),
         "module": (Module(jnp.array(1.0)), set_global),
         "enclosed": (enclosed, enclose),
         "attribute": (held, functools.partial(setattr, held, "stiffness")),
@@ -107,3 +110,21 @@ def test_nothing_is_traced_twice_while_nothing_changes():
     held["one"] = np.ones(2)
     evaluate(fn, points)
     assert traced == 2
+
+
+@dataclasses.dataclass
+class Record:
+    """A callable that compares by value, and so has no hash."""
+
+    stiffness: Any = 1.0
+
+    def __call__(self, theta):
+        return self.stiffness * jnp.sum(theta**2)
+
+
+def test_a_callable_without_a_hash():
+    held, points = Record(), jnp.array([[1.0, 2.0]])
+    for fn in (held, as_landscape(held, 2)):
+        for value in (1.0, 3.0):
+            held.stiffness = value
+            np.testing.assert_allclose(evaluate(fn, points), 5 * value)

@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._program import program
+from rxjax_solvers._program import program
 
 # FIRE's usual constants (Bitzek et al., Phys. Rev. Lett. 97, 170201, 2006).
 _WAIT, _FASTER, _SLOWER, _MIXING = 5, 1.1, 0.5, 0.1

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, Shaped
 
 from rxjax_solvers._checks import is_traced, one_of
+from rxjax_solvers._program import program
 
 from .._minima import Minima
-from .._program import program
 from .._stationary import Stationary, accuracy, climb, deduplicate, descend, each
 from ..landscapes import as_landscape
 from ..landscapes._callable import check_bounds

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from rxjax_solvers._program import program
+
 from .._basins import neighbours, watershed
-from .._program import program
 from ._union import kruskal
 
 CELLS = {1: 4096, 2: 256, 3: 64}

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from rxjax_solvers._checks import printed, require
+from rxjax_solvers._program import program
 
 from .._arrays import real_arrays
 from .._limits import exponential
-from .._program import program
 from .._rates import boltzmann_exponent
 from ..landscapes import as_landscape
 

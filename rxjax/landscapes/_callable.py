@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rxjax_solvers._checks import is_traced, require
+from rxjax_solvers._program import hashable, program
 
-from .._program import program
 from ._base import AbstractLandscape, Numbers, as_float, check_dim, default_float
 
 
@@ -104,7 +104,7 @@ def as_landscape(
 
 def without_leaf(fn: Any) -> Callable[..., Any]:
     """`fn` as a PyTree in which a plain function is no leaf, so that jit, vmap and grad take it as an argument."""
-    leafless: Any = fn if isinstance(fn, eqx.Module) else jtu.Partial(fn)
+    leafless: Any = fn if isinstance(fn, eqx.Module) else jtu.Partial(hashable(fn))
     return leafless
 
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from rxjax_solvers._checks import is_traced, require
+from rxjax_solvers._program import program
 
-from .._program import program
 from ._base import AbstractLandscape, Numbers, box, check_theta, default_float
 from ._callable import check_bounds, check_output, evaluate, without_leaf
 from ._trees import difference, dot, match, norm, plus, trainable

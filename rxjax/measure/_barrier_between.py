@@ -10,9 +10,9 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, PyTree
 
 import rxjax_solvers
+from rxjax_solvers._program import program
 
 from .._barriers._band import Pace, at_rest, fire, nudged
-from .._program import program
 from ..landscapes._trees import match
 from ._curvature import flat_values, shaped_like
 from ._lambda_max import largest_eigenvalue

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from .._program import program
+from rxjax_solvers._program import program
+
 from ._curvature import flat_loss
 from ._estimate import Estimate, ratio_of_means
 from ._gradient_noise import leading_axis

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from rxjax_solvers._checks import one_of
+from rxjax_solvers._program import program
 
-from .._program import program
 from ..landscapes._callable import one_number
 from ..landscapes._trees import match
 from ._curvature import flat_loss, flat_values, moving_part, shaped_like

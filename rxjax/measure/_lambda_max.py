@@ -6,7 +6,8 @@ import equinox as eqx
 import jax.random as jr
 from jaxtyping import Array, Float, PyTree
 
-from .._program import program
+from rxjax_solvers._program import program
+
 from ._curvature import flat_loss
 from ._lanczos import ritz_pairs
 

@@ -9,10 +9,10 @@ import jax.random as jr
 from jaxtyping import Array, ArrayLike, PyTree
 
 from rxjax_solvers._checks import is_traced, require
+from rxjax_solvers._program import program
 
 from .._arrays import real_arrays
 from .._known import positive
-from .._program import program
 from ._curvature import flat_loss
 from ._estimate import Estimate
 from ._lanczos import Ritz, ritz_pairs

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from rxjax_solvers._program import program
+
 from .._arrays import real_array
 from .._hyperparameters import check_count
-from .._program import program
 from ._curvature import flat_loss
 from ._estimate import Estimate
 from ._gradient_noise import count_units, in_parts, micro_gradients

@@ -9,8 +9,8 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, PyTree
 
 from rxjax_solvers._checks import one_of
+from rxjax_solvers._program import program
 
-from .._program import program
 from ._curvature import flat_loss, shaped_like
 from ._lanczos import ritz_pairs
 

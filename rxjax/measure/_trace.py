@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, PyTree
 
-from .._program import program
+from rxjax_solvers._program import program
+
 from ._curvature import flat_loss
 from ._estimate import Estimate
 

@@ -11,8 +11,8 @@ _F = TypeVar("_F", bound=Callable)
 def compiled(fn: _F) -> _F:
     """`fn` compiled as a whole, once for the shapes and what is no array in its arguments; inside `jit` as it stands.
 
-    Operation by operation a first answer on a grid would take half a minute.  Give it no function of a user's: what
-    that closes over may change, and would be kept.  Checks that raise with a value stay outside.
+    Operation by operation a first answer on a grid would take half a minute.  Functions of a user's go to
+    `program`: what those close over may change, and would be kept.  Checks that raise with a value stay outside.
     """
     jit: Any = eqx.filter_jit
     return jit(fn, inline=True)

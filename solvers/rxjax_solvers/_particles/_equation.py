@@ -1,7 +1,7 @@
 """A stochastic differential equation as particles need it: Ito, with a matrix for the noise."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,26 +14,50 @@ from .._convention import AbstractConvention, AntiIto, Ito, check_convention
 Coefficient = Any
 
 
-def ito_form(
-    drift: Coefficient, diffusion: Coefficient, noise: Coefficient, convention: AbstractConvention | None, dim: int
-) -> tuple[Callable, Callable]:
-    """`b(t, theta) -> (d,)` and `sigma(t, theta) -> (d, m)` of `dX = b dt + sigma dW` in Ito's sense."""
+class Equation(NamedTuple):
+    """What a user gave, checked; constants are arrays, so that another value is no other program."""
+
+    drift: Coefficient
+    diffusion: Coefficient
+    noise: Coefficient
+    convention: AbstractConvention
+
+
+def check_equation(
+    drift: Coefficient, diffusion: Coefficient, noise: Coefficient, convention: AbstractConvention | None
+) -> Equation:
+    """Outside of the program of a verb, where values are known."""
     if (diffusion is None) == (noise is None):
         raise ValueError("Argument `diffusion` must be given or `noise`, but not both.")
-    given = diffusion if noise is None else noise
-    varies = callable(given) or isinstance(given, TimeDependent)
     if convention is None:
-        if varies:
+        if _varies(diffusion if noise is None else noise):
             raise ValueError(
                 "Argument `convention` must be Ito(), Stratonovich() or AntiIto() when the noise is a function, but it "
                 "is None.  SGD noise is drawn at the start of a step: Ito()."
             )
         convention = AntiIto()
     check_convention(convention)
-    if not varies and noise is None:
-        given = jnp.asarray(given)
-        given = non_negative(given, "diffusion") if given.ndim < 2 else _semi_definite(given)
-    given = _function(given)
+    if noise is not None:
+        noise = noise if _varies(noise) else jnp.asarray(noise)
+    elif not _varies(diffusion):
+        diffusion = jnp.asarray(diffusion)
+        diffusion = non_negative(diffusion, "diffusion") if diffusion.ndim < 2 else _semi_definite(diffusion)
+    if isinstance(drift, NegativeGradient):
+        if not _varies(drift.potential):
+            raise ValueError(
+                "Argument `drift` must have a callable potential for particles, but it is an array of cells."
+            )
+        drift = NegativeGradient(drift.potential, jnp.asarray(drift.mobility))
+    elif not _varies(drift):
+        drift = jnp.asarray(drift)
+    return Equation(drift, diffusion, noise, convention)
+
+
+def ito_form(equation: Equation, dim: int) -> tuple[Callable, Callable]:
+    """`b(t, theta) -> (d,)` and `sigma(t, theta) -> (d, m)` of `dX = b dt + sigma dW` in Ito's sense."""
+    drift, diffusion, noise, convention = equation
+    varies = _varies(diffusion if noise is None else noise)
+    given = _function(diffusion if noise is None else noise)
 
     def sigma(t, theta):
         value = jnp.asarray(given(t, theta), theta.dtype)
@@ -86,6 +110,10 @@ def _as_floating(x: Array) -> Array:
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
 
 
+def _varies(coefficient: Coefficient) -> bool:
+    return callable(coefficient) or isinstance(coefficient, TimeDependent)
+
+
 def _function(coefficient: Coefficient) -> Callable:
     if isinstance(coefficient, TimeDependent):
         return coefficient.f
@@ -98,8 +126,6 @@ def _drift(drift: Coefficient) -> Callable:
     if not isinstance(drift, NegativeGradient):
         f = _function(drift)
         return lambda t, theta: jnp.broadcast_to(jnp.asarray(f(t, theta), theta.dtype), theta.shape)
-    if not callable(drift.potential) and not isinstance(drift.potential, TimeDependent):
-        raise ValueError("Argument `drift` must have a callable potential for particles, but it is an array of cells.")
     potential = _function(drift.potential)
     mobility = drift.mobility
 

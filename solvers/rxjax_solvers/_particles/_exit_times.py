@@ -11,7 +11,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray, Shaped
 
 from .._checks import positive
 from .._convention import AbstractConvention
-from ._equation import Coefficient, check_starts, ito_form
+from .._program import program
+from ._equation import Coefficient, Equation, check_equation, check_starts, ito_form
 
 
 class ExitTimes(eqx.Module):
@@ -52,7 +53,7 @@ def sample_exit_times(
     - `max_time`: where sampling ends; particles still inside have `exited` false and this time.
     - `bridge`: `False` looks at the ends of steps only, for comparison.
 
-    **Returns:** `ExitTimes`.  Random times have no derivative.  Many calls: inside `jax.jit`, see `langevin`.
+    **Returns:** `ExitTimes`.  Random times have no derivative.  Many calls: see `langevin`.
 
     ??? cite "References"
 
@@ -60,10 +61,17 @@ def sample_exit_times(
         Am. Stat. 30, 88 (1976): sampling the inverse Gaussian law.
     """
     x0 = check_starts(x0, "x0")
+    dt = positive(jnp.asarray(dt, x0.dtype), "dt")
+    end = positive(jnp.asarray(max_time, x0.dtype), "max_time")
+    return _exits(check_equation(drift, diffusion, noise, convention), level, x0, key, dt, end, bridge)
+
+
+@program
+def _exits(
+    equation: Equation, level: Callable, x0: Array, key: PRNGKeyArray, dt: Array, end: Array, bridge: bool
+) -> ExitTimes:
     dtype = x0.dtype
-    dt = positive(jnp.asarray(dt, dtype), "dt")
-    end = positive(jnp.asarray(max_time, dtype), "max_time")
-    force, sigma = ito_form(drift, diffusion, noise, convention, x0.shape[1])
+    force, sigma = ito_form(equation, x0.shape[1])
     levels = lambda x: jnp.atleast_1d(level(x))
 
     def one(x, key):

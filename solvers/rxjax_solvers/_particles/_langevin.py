@@ -11,8 +11,9 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Shaped
 
 from .._checks import positive
 from .._convention import AbstractConvention
+from .._program import program
 from .._solve import check_times
-from ._equation import Coefficient, check_starts, ito_form
+from ._equation import Coefficient, Equation, check_equation, check_starts, ito_form
 
 
 class Paths(eqx.Module):
@@ -52,8 +53,11 @@ def langevin(
 
     **Returns:** `Paths`.  Derivatives are those of the paths with the noise held fixed.
 
-    **Many calls:** each is compiled anew, some ten seconds, since what the functions close over may have changed.  Call
-    it inside a function of your own under `jax.jit`, of the key and all that varies.
+    **Many calls:** the first compiles for some seconds, and the program is kept.  With the same functions and shapes a
+    further one takes as long as its steps: 0.03 s for 1000 particles in the plane and 20 steps, where compiling took 3.
+    It is compiled anew where something that the functions read by name is another object; an array changed in place is
+    not seen.  A function defined again, a lambda in a loop, is another one: make numbers that vary leaves of an
+    `eqx.Module` that is called, or call it inside `jax.jit`.
 
     **How it fails:** a step beyond the stability limit, `dt b' > 2`, sends particles to infinity: no NaN is hidden.
 
@@ -73,8 +77,20 @@ def langevin(
     if ts.shape[0] < 2:
         raise ValueError("Argument `ts` must hold the time of `x0` and at least one later, but it holds one.")
     dt = positive(jnp.asarray(dt, x0.dtype), "dt")
-    d = x0.shape[1]
-    force, sigma = ito_form(drift, diffusion, noise, convention, d)
+    return _paths(check_equation(drift, diffusion, noise, convention), x0, ts, key, dt, method, max_steps)
+
+
+@program
+def _paths(
+    equation: Equation,
+    x0: Array,
+    ts: Array,
+    key: PRNGKeyArray,
+    dt: Array,
+    method: diffrax.AbstractSolver | None,
+    max_steps: int,
+) -> Paths:
+    force, sigma = ito_form(equation, x0.shape[1])
     sources = jax.eval_shape(sigma, ts[0], x0[0]).shape[1]
 
     def one(x, key):

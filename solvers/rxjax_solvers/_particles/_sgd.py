@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from .._checks import one_of, positive, require
+from .._program import program
 from ._equation import check_starts
 
 SAMPLING = ("with_replacement", "without_replacement", "epoch")
@@ -56,7 +57,7 @@ def sgd_ensemble(
     - `observe`: `theta (d,) -> (m,)`, what is kept of each run in place of its `theta`: for many parameters.
 
     **Returns:** an `Ensemble`.  Runs differ by their keys alone, batches included.  It differentiates through all
-    steps, with the batches held fixed.  Many calls: inside `jax.jit`, see `langevin`.
+    steps, with the batches held fixed.  Many calls: see `langevin`.
 
     !!! example
 
@@ -82,7 +83,28 @@ def sgd_ensemble(
     eta = positive(jnp.asarray(learning_rate, theta0.dtype), "learning_rate")
     mu = jnp.asarray(momentum, theta0.dtype)
     mu = require(mu, "momentum", "lie in [0, 1)", [(~((mu >= 0) & (mu < 1)), "does not")])
+    data = jax.tree.map(jnp.asarray, data)
     count, size = _counts(data, batch_size)
+    batches_of = (count, size, sampling)
+    return _runs(loss, noise, observe, data, theta0, eta, mu, key, batches_of, nesterov, num_steps, save_every)
+
+
+@program
+def _runs(
+    loss: Callable,
+    noise: Callable | None,
+    observe: Callable | None,
+    data: PyTree,
+    theta0: Array,
+    eta: Array,
+    mu: Array,
+    key: PRNGKeyArray,
+    batches_of: tuple[int, int, str],
+    nesterov: bool,
+    num_steps: int,
+    save_every: int,
+) -> Ensemble:
+    count, size, sampling = batches_of
     batches = count // size
 
     def gradient(theta, key, order, step):
@@ -96,7 +118,7 @@ def sgd_ensemble(
             place = step % batches
             order = lax.cond(place == 0, lambda o: jr.permutation(key, o), lambda o: o, order)
             chosen = lax.dynamic_slice(order, (place * size,), (size,))
-        batch = jax.tree.map(lambda x: jnp.asarray(x)[chosen], data)
+        batch = jax.tree.map(lambda x: x[chosen], data)
         mean = lambda theta: jnp.mean(jax.vmap(lambda example: loss(theta, example))(batch))
         return jax.grad(mean)(theta), order
 

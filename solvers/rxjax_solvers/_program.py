@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import equinox as eqx
+import jax
 import numpy as np
 
 _F = TypeVar("_F", bound=Callable)
 _NUMBERS = (bool, int, float, complex, str, np.generic)
 # What these hold is theirs, and does not change under a user's hands.
-_LIBRARIES = ("jax", "jaxlib", "equinox", "numpy", "optax", "builtins", "rxjax", "rxjax_solvers")
+_LIBRARIES = ("jax", "jaxlib", "equinox", "diffrax", "numpy", "optax", "builtins", "rxjax", "rxjax_solvers")
 # How deep attributes and containers are looked into, and how long those may be.
 _DEPTH, _LENGTH = 3, 256
 
@@ -32,10 +33,15 @@ def program(fn: _F) -> _F:
 
     @functools.wraps(fn)
     def call(*args, **kwargs):
-        return traced(_Reads((args, kwargs)), args, kwargs)
+        return traced(_Reads((args, kwargs)), *jax.tree.map(hashable, (args, kwargs)))
 
     outer: Any = call
     return outer
+
+
+def hashable(x: Any) -> Any:
+    """`x`, or the method to call it by where it is a callable that JAX could not remember: a dataclass, say."""
+    return x.__call__ if callable(x) and type(x).__hash__ is None else x
 
 
 class _Reads:
@@ -76,9 +82,10 @@ def _found_by(x: Any, seen: set[int], depth: int) -> Iterator[Any]:
     seen.add(id(x))
     held: list[Any] = []
     if isinstance(x, types.FunctionType):
+        # Also those of a library: one may wrap a user's function.
+        held = [cell.cell_contents for cell in x.__closure__ or () if cell != types.CellType()]
         if not _of_a_library(x):
-            held = [x.__globals__[name] for name in _names(x.__code__) if name in x.__globals__]
-            held += [cell.cell_contents for cell in x.__closure__ or () if cell != types.CellType()]
+            held += [x.__globals__[name] for name in _names(x.__code__) if name in x.__globals__]
             held += [*(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()]
     elif isinstance(x, types.MethodType):
         held = [x.__func__, x.__self__]
