@@ -5,6 +5,7 @@ import functools
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -128,3 +129,26 @@ def test_a_callable_without_a_hash():
         for value in (1.0, 3.0):
             held.stiffness = value
             np.testing.assert_allclose(evaluate(fn, points), 5 * value)
+
+
+def test_planes_read_again():
+    """What is measured on a plane, runs on it and questions about them follow what losses and regions read."""
+    scale, wall = 1.0, 2.5
+    data = jnp.array([[1.0, 0.0], [-1.0, 2.0]])
+    loss = lambda p, x: scale * jnp.sum((p - x) ** 2)
+    inside, source, target = lambda theta: theta[0] <= wall, lambda theta: theta[0] > wall, lambda theta: theta[0] > 1
+    mean = lambda p: jnp.mean(jnp.stack([loss(p, x) for x in data]))
+    surface = rx.landscapes.plane(mean, jnp.zeros(2), [jnp.array([1.0, 0.0])])
+    h = rx.Hyperparameters(0.1, 1, 2)
+    walk = rx.planes.PlaneRuns(jnp.arange(3), jnp.arange(3.0), jnp.arange(3.0)[:, None, None], jnp.zeros((3, 1)))
+
+    def answers():
+        measured = rx.planes.measure_plane(surface, loss, data, shape=2)
+        runs = rx.planes.sgd_on_plane(surface, loss, data, jnp.zeros(2), h, 2, jax.random.key(0), runs=1)
+        exits = rx.planes.exit_time(walk, inside), rx.planes.first_reached(walk, source, target)
+        return measured.sigma1[0, 0, 0], runs.coordinates[1, 0, 0], exits[0].value, exits[1].value
+
+    before = answers()
+    scale, wall = 2.0, 0.5
+    np.testing.assert_allclose(answers(), [4 * before[0], 2 * before[1], 1.0, 0.0])
+    assert before[2:] == (np.inf, 1.0)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
+from rxjax_solvers._program import program
+
 from ..measure import Estimate
 from ._runs import PlaneRuns
 
@@ -68,7 +70,7 @@ def exit_time(
     return ExitTime(*found, runs=runs.coordinates.shape[1])
 
 
-@eqx.filter_jit
+@program
 def _exits(runs: PlaneRuns, inside: Callable, key: Array, tails: tuple[float, float]):
     times, left = _first(runs, ~_visits(runs, inside, "inside"))
     n = times.shape[0]
@@ -98,7 +100,7 @@ def first_reached(runs: PlaneRuns, source: Callable, target: Callable) -> Estima
     return _committed(runs, source, target)
 
 
-@eqx.filter_jit
+@program
 def _committed(runs: PlaneRuns, source: Callable, target: Callable) -> Estimate:
     back, went_back = _first(runs, _visits(runs, source, "source"))
     ahead, arrived = _first(runs, _visits(runs, target, "target"))

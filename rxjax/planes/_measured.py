@@ -12,6 +12,7 @@ from rxjax_solvers import FokkerPlanck, Grid, Ito, NegativeGradient
 from rxjax_solvers._checks import is_traced, require, seen
 from rxjax_solvers._compiled import compiled
 from rxjax_solvers._grid import evaluate
+from rxjax_solvers._program import program
 
 from .._hyperparameters import Hyperparameters
 from .._interpolation import LogCubic
@@ -200,7 +201,7 @@ def _tanh_of_log(x: Array) -> Array:
     return (x**2 - 1) / (x**2 + 1)
 
 
-@eqx.filter_jit
+@program
 def _at_points(
     landscape: PlaneLandscape, example_loss: Callable, data: PyTree, points: Array, chunk: int
 ) -> tuple[Array, Array, Array]:

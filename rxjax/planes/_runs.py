@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from rxjax_solvers import sgd_ensemble
 from rxjax_solvers._checks import is_traced
+from rxjax_solvers._program import program
 
 from .._hyperparameters import Hyperparameters
 from ..landscapes import PlaneLandscape
@@ -109,7 +110,7 @@ def sgd_on_plane(
     return PlaneRuns(steps, rate * steps.astype(kept.dtype), kept[..., :-1], kept[..., -1])
 
 
-@eqx.filter_jit
+@program
 def _ensemble(
     landscape: PlaneLandscape,
     example_loss: Callable,
