@@ -91,6 +91,14 @@ def test_a_run_and_its_files(tmp_path):
     assert jnp.result_type(float) == jnp.float32
 
 
+def test_the_usual_start_lies_within_narrow_bounds_far_out():
+    from rxjax._command._problems import find
+
+    bounds = np.array([[1234.0, 1235.0], [-1.0, 1.6]])
+    start = find("own_losses:bowl", None, bounds, 0).prepare(bounds).defaults.start
+    assert start == (1234.4, 0.04)
+
+
 def test_a_function_of_ones_own(tmp_path):
     words = ["own_losses:bowl", "--bounds=-2:2,-1:1", "--shape", "16x12", "--frames", "3", "--start=-1,0.2"]
     done = rxjax(*words, "--boundary", "absorbing", "--std", "0.3")
@@ -115,6 +123,10 @@ def test_a_function_of_ones_own(tmp_path):
         ("double-well --shape=big", "`--shape` must be numbers of cells"),
         ("double-well --time=0", "`--time` must be positive"),
         ("double-well --start=9,9", "`--start` must lie within the bounds"),
+        (
+            "double-well --bounds=1:2",
+            "`--bounds` must hold the usual start -1.4,1.8 .* but they are 1:2, .* 1.5,1.5 say",
+        ),
         ("double-well --std=0", "`--std` must be positive"),
         ("double-well --dim=4", "`--dim` must be from 1 to 3"),
         ("double-well --bounds=2:-2", "`--bounds` must be finite, low below high"),

@@ -126,6 +126,7 @@ def _scaled(landscape: Any, dim: int) -> Defaults:
         covariance=(digits(rise / 10 / rate),),
         shape=cells(dim),
         time=digits(3 * time),
-        start=tuple(digits(x) for x in bounds[:, 0] + 0.4 * width),
+        # Rounded by the width: far out a number of two digits may lie outside.
+        start=tuple(float(f"{low + float(f'{x:.3g}'):.12g}") for low, x in zip(bounds[:, 0], 0.4 * width, strict=True)),
         std=tuple(digits(x) for x in width / 16),
     )

@@ -1,6 +1,7 @@
 """One run of `rxjax flow`: settings in, a flow and its timings out."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -85,7 +86,8 @@ def compute(problem: Problem, given: dict[str, Any], bounds: Any, boundary: str,
     seconds["prepare"] = time.perf_counter() - begin
     settings = settle(replace(problem, defaults=ready.defaults), given)
     hyperparameters = _hyperparameters(settings)
-    start = _start(settings, grid)
+    start, std = _each(settings.start, grid.dim), _each(settings.std, grid.dim)
+    check_start(start, grid, given["start"] is not None, lambda key: f"Argument `--{key}`")
     end = _parse.positive(settings.time, "--time")
     assert end is not None and settings.learning_rate is not None
     measured = settings.covariance is None
@@ -102,7 +104,7 @@ def compute(problem: Problem, given: dict[str, Any], bounds: Any, boundary: str,
             ground, hyperparameters, sigma1, grid, p0, ts, progress_meter=meter, max_steps=_MOST_STEPS, throw=False
         )
 
-    arguments = (OnGrid(ready.landscape, energy), hyperparameters, sigma1, start, jnp.asarray(ts))
+    arguments = (OnGrid(ready.landscape, energy), hyperparameters, sigma1, grid.gaussian(start, std), jnp.asarray(ts))
     stages.say("Compiling")
     begin = time.perf_counter()
     program = interruptible(lambda: flow.lower(*arguments).compile())
@@ -123,13 +125,18 @@ def _hyperparameters(settings: Defaults) -> Hyperparameters:
     return Hyperparameters(**{name: asdict(settings)[name] for name in names})
 
 
-def _start(settings: Defaults, grid: Grid) -> jax.Array:
-    start, std = _each(settings.start, grid.dim), _each(settings.std, grid.dim)
+def check_start(start: np.ndarray, grid: Grid, given: bool, named: Callable[[str], str]) -> None:
+    """Refuse a start outside the bounds, by the name of what was given: itself, or the bounds beside the usual one."""
     lower, upper = np.asarray(grid.lower), np.asarray(grid.upper)
-    if not np.all((start >= lower) & (start <= upper)):
-        box = ", ".join(f"{low:g}:{high:g}" for low, high in zip(lower, upper, strict=True))
-        raise Refusal(f"Argument `--start` must lie within the bounds {box}, but it is {_listed(start)}.")
-    return grid.gaussian(start, std)
+    if np.all((start >= lower) & (start <= upper)):
+        return
+    box = ", ".join(f"{low:g}:{high:g}" for low, high in zip(lower, upper, strict=True))
+    if given:
+        raise Refusal(f"{named('start')} must lie within the bounds {box}, but it is {_listed(start)}.")
+    raise Refusal(
+        f"{named('bounds')} must hold the usual start {_listed(start)} where none is given, but they are {box}.  Give "
+        f"a start as well, {_listed((lower + upper) / 2)} say."
+    )
 
 
 def _each(values: tuple[float, ...] | None, dim: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from ._errors import Refusal
 from ._output import Staged
 from ._own import load
 from ._problems import find
-from ._run import OnGrid
+from ._run import OnGrid, check_start
 from ._sweep_config import SETTINGS, Settings
 
 _LONG = {
@@ -71,7 +71,15 @@ def _function(settings: Settings) -> tuple[Callable, dict[str, Any]]:
         if name not in fixed and name not in settings.axes:
             value = getattr(defaults, name)
             fixed[name] = value[0] if isinstance(value, tuple) else value
-    fn = _quantities(ready.landscape, grid, given, fixed, defaults)
+    place = {}
+    for name in ("start", "std"):
+        value = np.asarray(getattr(defaults, name) if given[name] is None else given[name], np.float64)
+        if value.shape not in ((), (1,), (grid.dim,)):
+            raise Refusal(f"{settings.path}: `landscape.{name}` must hold {grid.dim} numbers, but it is {given[name]}.")
+        place[name] = np.broadcast_to(value, (grid.dim,))
+    if set(given["quantities"]) != {"noise_scale"}:
+        check_start(place["start"], grid, given["start"] is not None, lambda key: f"{settings.path}: `landscape.{key}`")
+    fn = _quantities(ready.landscape, grid, given, fixed, place, given["time"] or defaults.time)
     attributes = notes | {"landscape": problem.file} | fixed
     if "density" not in given["quantities"]:
         return fn, {"attributes": attributes}
@@ -80,11 +88,12 @@ def _function(settings: Settings) -> tuple[Callable, dict[str, Any]]:
     return fn, {"attributes": attributes, "dims": {"density": axes}, "coords": coords}
 
 
-def _quantities(landscape: Any, grid: Grid, given: dict[str, Any], fixed: dict[str, Any], defaults: Any) -> Callable:
+def _quantities(
+    landscape: Any, grid: Grid, given: dict[str, Any], fixed: dict[str, Any], place: dict[str, Any], end: float | None
+) -> Callable:
     energy = landscapes.require_finite_values(landscapes.evaluate(landscape, grid.points)).astype(grid.lower.dtype)
-    place = lambda key: jnp.broadcast_to(jnp.asarray(given[key] or getattr(defaults, key), energy.dtype), (grid.dim,))
-    p0 = grid.gaussian(place("start"), place("std"))
-    end, axis = given["time"] or defaults.time, given["target_axis"]
+    p0 = grid.gaussian(*(jnp.asarray(place[key], energy.dtype) for key in ("start", "std")))
+    axis = given["target_axis"]
     above, below = given["target_above"], given["target_below"]
     reached = lambda theta: theta[axis] >= above if above is not None else theta[axis] <= below
     wanted = given["quantities"]
