@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from typing import Any
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -92,6 +93,31 @@ def test_measurements_read_again():
     first = rx.measure.gradient_noise(loss, jnp.array(1.0), data).trace.value
     scale = 3.0
     np.testing.assert_allclose(rx.measure.gradient_noise(loss, jnp.array(1.0), data).trace.value, 9 * first)
+
+
+def test_coefficients_of_time_read_again():
+    """Those around which a convention or a potential has put a function of ours, too."""
+    scale: Any = 1.0
+    grid = rx.solvers.Grid(-2.0, 2.0, 4)
+    traced = np.zeros((), int)
+
+    def noise(t, theta):
+        traced[...] += 1
+        return scale * jnp.ones(1)
+
+    noisy = rx.solvers.TimeDependent(noise)
+    W = rx.solvers.FokkerPlanck(lambda theta: -theta, None, grid, rx.solvers.Stratonovich(), noise=noisy)
+    p0, ts = grid.gaussian(0.0, 1.0), jnp.array([0.0, 0.1])
+    steps: Any = dict(method=diffrax.Euler(), dt0=0.05, stepsize_controller=diffrax.ConstantStepSize())
+    end = lambda: rx.solvers.solve(W, p0, ts, **steps).ps[-1]
+    first, once = end(), int(traced)
+    end()
+    assert traced == once
+    scale = 2.0
+    wider = end()
+    assert wider[0] > 1.1 * first[0]
+    scale = 1.0
+    np.testing.assert_allclose(end(), first)
 
 
 def test_nothing_is_traced_twice_while_nothing_changes():

@@ -27,13 +27,13 @@ def program(fn: _F) -> _F:
     """
 
     @eqx.filter_jit
-    def traced(reads: _Reads, args: tuple, kwargs: dict) -> Any:
+    def traced(reads: Reads, args: tuple, kwargs: dict) -> Any:
         del reads
         return fn(*args, **kwargs)
 
     @functools.wraps(fn)
     def call(*args, **kwargs):
-        return traced(_Reads((args, kwargs)), *jax.tree.map(hashable, (args, kwargs)))
+        return traced(Reads((args, kwargs)), *jax.tree.map(hashable, (args, kwargs)))
 
     outer: Any = call
     return outer
@@ -44,7 +44,7 @@ def hashable(x: Any) -> Any:
     return x.__call__ if callable(x) and type(x).__hash__ is None else x
 
 
-class _Reads:
+class Reads:
     """All that the functions in a tree find by name; equal to another if those are the same objects."""
 
     def __init__(self, tree: Any):
@@ -57,7 +57,7 @@ class _Reads:
         return hash(self._key)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Reads) and self._key == other._key
+        return isinstance(other, Reads) and self._key == other._key
 
 
 def _functions(tree: Any) -> Iterator[Any]:

@@ -16,6 +16,7 @@ from ._factor import factorable
 from ._first_order import once
 from ._fokker_planck import FokkerPlanck
 from ._generator import AbstractGenerator, GeneratorTerm
+from ._program import Reads
 from ._rational import Rational, obstacle
 from ._results import RESULTS, answer
 from ._shift_invert import ShiftInvert
@@ -187,6 +188,8 @@ class _Steps(NamedTuple):
             ts[-1],
             None if self.dt0 is None else jnp.asarray(self.dt0, p0.dtype),
             p0,
+            # Part of what diffrax keeps its program by: coefficients of time are traced with what they read now.
+            args=Reads(generator) if generator.time_dependent else None,
             saveat=saveat,
             stepsize_controller=controller,
             adjoint=diffrax.RecursiveCheckpointAdjoint(_CHECKPOINTS) if self.adjoint is None else self.adjoint,
