@@ -7,11 +7,13 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from rxjax_solvers._checks import require
+
 from ._arrays import real_array, real_arrays, summation_dtype
-from ._known import finite, positive
+from ._known import at_once_if_known, positive
 from ._limits import exponential
 from ._rates import log_attempt_frequency
-from .proposals import AbstractProposal
+from .proposals import AbstractProposal, Box, Gaussian
 
 
 def log_total_rate(
@@ -34,7 +36,7 @@ def log_total_rate(
 
     ```
     """
-    tilt, _, attempt = _tilt(gradient, temperature, entropy, tau0, k)
+    tilt, _, attempt = _tilt(gradient, temperature, proposal, entropy, tau0, k)
     return attempt + proposal.log_mgf(tilt)
 
 
@@ -97,8 +99,8 @@ def flow_field(
     drift of the same diffusion, since the law behind it has its equilibrium at half the temperature (see
     [`Arrhenius`][]).
 
-    **Raises:** `ValueError` (inside `jit`, a run-time error) for a temperature that is not positive, a non-finite
-    gradient or shapes that do not fit.
+    **Raises:** `ValueError` (inside `jit`, a run-time error) for a temperature that is not positive, a gradient that is
+    not finite or overflows over $kT$, or shapes that do not fit.
 
     ```python
     >>> import jax.numpy as jnp, rxjax as rx
@@ -107,7 +109,7 @@ def flow_field(
 
     ```
     """
-    tilt, unravel, attempt = _tilt(gradient, temperature, entropy, tau0, k)
+    tilt, unravel, attempt = _tilt(gradient, temperature, proposal, entropy, tau0, k)
     rate = exponential(attempt + proposal.log_mgf(tilt))
     jump = proposal.tilted_mean(tilt)
     # An axis without slope has no flow, also where the total rate overflows.
@@ -117,18 +119,37 @@ def flow_field(
 
 
 def _tilt(
-    gradient: PyTree, temperature: ArrayLike, entropy: ArrayLike, tau0: ArrayLike, k: ArrayLike
+    gradient: PyTree,
+    temperature: ArrayLike,
+    proposal: AbstractProposal,
+    entropy: ArrayLike,
+    tau0: ArrayLike,
+    k: ArrayLike,
 ) -> tuple[Array, Callable[[Array], PyTree], Array]:
     """The tilt -g/kT as a vector, the way back to the gradient's structure, and the logarithm of A."""
     flat, unravel = ravel_pytree(jax.tree.map(lambda g: real_array(g, "gradient"), gradient))
     if flat.size == 0:
         raise ValueError("Argument `gradient` must hold at least one number, but it holds none.")
+    widths = {Gaussian: "std", Box: "half_width"}
+    width = getattr(proposal, widths.get(type(proposal), ""), flat)
+    if width.ndim and width.shape != flat.shape:
+        raise ValueError(
+            f"Argument `proposal` must have one width, or one for each of the {flat.size} numbers of `gradient`, but "
+            f"its `{widths[type(proposal)]}` has shape {width.shape}."
+        )
     dtype = flat.dtype
-    flat = finite(flat.astype(summation_dtype(dtype)), "gradient")
     temperature, entropy, tau0, k = real_arrays(temperature=temperature, entropy=entropy, tau0=tau0, k=k)
     for name, x in (("temperature", temperature), ("entropy", entropy), ("tau0", tau0), ("k", k)):
         if x.ndim:
             raise ValueError(f"Argument `{name}` must be a scalar, but it has shape {x.shape}. Vmap over many.")
     temperature = positive(temperature, "temperature", "The flow has no limit at zero temperature.")
-    tilt = -flat / (positive(k, "k") * temperature)
+    tilt = _over(flat.astype(summation_dtype(dtype)), positive(k, "k") * temperature)
     return tilt, lambda flow: unravel(flow.astype(dtype)), log_attempt_frequency(entropy, tau0, k)
+
+
+@at_once_if_known
+def _over(gradient: Array, kT: Array) -> Array:
+    tilt = -gradient / kT
+    faults = [(~jnp.isfinite(gradient), "is not finite"), (~jnp.isfinite(tilt), "overflows over kT")]
+    remedy = "Take float64 or a higher `temperature`."
+    return require(tilt, "gradient", "be finite, over kT too", faults, remedy, None)

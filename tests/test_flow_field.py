@@ -156,6 +156,7 @@ def test_bad_numbers():
             (lambda x: total_rate(G, x, ball), 0.0, "temperature", 1e-3),
             (lambda x: flow_field(G, x, ball), jnp.nan, "temperature", 1.0),
             (lambda x: flow_field(G * x, 1.0, ball), jnp.inf, "gradient", 0.0),
+            (lambda x: flow_field(1e300 * G, x, ball), 1e-30, "gradient` must be finite, over kT too", 1.0),
             (lambda x: log_total_rate(G, 1.0, ball, entropy=x), jnp.inf, "entropy", 1e6),
             (lambda x: log_total_rate(G, 1.0, ball, tau0=x), -1.0, "tau0", 1.0),
             (lambda x: log_total_rate(G, 1.0, ball, k=x), 0.0, "`k`", 1.0),
@@ -169,7 +170,8 @@ def test_bad_numbers():
     [
         (lambda: flow_field(G, jnp.ones(3), Ball(1.0)), "temperature"),
         (lambda: total_rate(G, 1.0, Ball(1.0), entropy=jnp.ones(3)), "entropy"),
-        (lambda: flow_field(G, 1.0, Box(jnp.ones(2))), "as the proposal"),
+        (lambda: flow_field(G, 1.0, Box(jnp.ones(2))), "`proposal` must .* 3 numbers .* `half_width` has shape .2,"),
+        (lambda: log_total_rate(G, 1.0, Gaussian(jnp.ones(4))), "`proposal` must .* 3 numbers .* `std` has shape .4,"),
         (lambda: flow_field({}, 1.0, Ball(1.0)), "gradient"),
         (lambda: flow_field(G.astype(complex), 1.0, Ball(1.0)), "real"),
     ],

@@ -116,6 +116,33 @@ def test_strong_and_zero_tilts(proposal):
         np.testing.assert_allclose(mean, expected, rtol=1e-6)
 
 
+def far_moments(proposal, tilt, radius):
+    """Logarithm, mean, slopes by the tilt and by the width, and slopes of the mean."""
+    log = lambda tilt, radius: proposal(radius).log_mgf(tilt)
+    mean = lambda tilt: proposal(radius).tilted_mean(tilt)
+    return log(tilt, radius), mean(tilt), *jax.grad(log, (0, 1))(tilt, radius), jax.jacfwd(mean)(tilt)
+
+
+@pytest.mark.parametrize("proposal", [Ball, Box])
+def test_tilts_whose_squares_overflow(proposal, float32):
+    """Up to the largest numbers, as float64 has them and, at its own end, as they must be."""
+    direction, both = np.array([0.6, -0.8, 0.0]), jax.jit(far_moments, static_argnums=0)
+    for scale, radius in ((1e4, 1.0), (1e15, 0.5), (3e19, 1.0), (1e30, 2.0), (2e38, 0.1), (2e38, 1e-25)):
+        tilt = (scale * direction).astype(np.float32)
+        got = both(proposal, tilt, np.float32(radius))
+        with jax.enable_x64(True):
+            exact = both(proposal, tilt.astype(np.float64), np.float64(np.float32(radius)))
+        for one, other in zip(got, exact, strict=True):
+            assert one.dtype == jnp.float32
+            np.testing.assert_allclose(one, other, rtol=3e-6, atol=1e-37)
+    with jax.enable_x64(True):
+        log, mean, slope, by_radius, _ = both(proposal, 1e300 * direction, np.float64(1e-3))
+        length = 1.4 if proposal is Box else 1.0
+        np.testing.assert_allclose([log, by_radius / 1e3], [length * 1e297] * 2, rtol=1e-14)
+        np.testing.assert_allclose(mean, 1e-3 * (np.sign(direction) if proposal is Box else direction), rtol=1e-14)
+        np.testing.assert_allclose(slope, mean, rtol=1e-14)
+
+
 def test_an_interval_is_a_ball_and_high_dimensions_are_gaussian():
     for tilt in (np.array([0.3]), np.array([50.0])):
         np.testing.assert_allclose(moments(Box(0.7), tilt)[0], moments(Ball(0.7), tilt)[0], rtol=1e-13)

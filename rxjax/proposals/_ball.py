@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ._base import AbstractProposal, check_shape, check_vector, check_width
-from ._bessel import log_bessel, log_bessel_slope
+from ._bessel import ball_log_mgf, ball_mean
 
 
 class Ball(AbstractProposal):
@@ -51,9 +51,8 @@ class Ball(AbstractProposal):
 
     def log_mgf(self, tilt: ArrayLike) -> Float[Array, ""]:
         tilt = check_vector(tilt, "tilt", self.radius)
-        return log_bessel(jnp.sum(jnp.square(self.radius * tilt)), tilt.shape[0])
+        return ball_log_mgf(self.radius, tilt)
 
     def tilted_mean(self, tilt: ArrayLike) -> Float[Array, " d"]:
         tilt = check_vector(tilt, "tilt", self.radius)
-        x = self.radius * tilt
-        return self.radius * (x * log_bessel_slope(jnp.sum(jnp.square(x)), tilt.shape[0]))
+        return ball_mean(self.radius, tilt)

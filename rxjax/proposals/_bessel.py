@@ -1,4 +1,4 @@
-r"""The logarithm of the normalised modified Bessel function, the moment generating function of a uniform ball.
+r"""The moment generating function of a uniform ball: the logarithm of the normalised modified Bessel function.
 
 $F_\nu(x) = \Gamma(\nu+1) (2/x)^\nu I_\nu(x)$ with $\nu = d/2$ is a smooth function of $y = x^2$ and $F_\nu(0) = 1$.
 The recurrence of the Bessel functions, written so that every term is positive,
@@ -7,9 +7,11 @@ $$\log F_\nu = \log F_\mu + \sum_{j=1}^{\mu-\nu} \log(1 + y\,h_{\nu+j} / 2(\nu+j
   h_\nu = \frac{I_{\nu+1}}{x I_\nu} = \frac{1}{2(\nu+1) + y\,h_{\nu+1}},$$
 
 shifts the order to $\mu \geq 16$, where Debye's uniform expansion (DLMF 10.41.3) holds for ALL $y$ at once to 1e-12.
-So there is no switch between small and large arguments, and nothing cancels or overflows.
+So there is no switch between small and large arguments, and nothing cancels; only $y$ itself overflows, long before $x$
+does.  A ball takes the first terms at infinity where the others are below rounding.
 """
 
+import math
 from fractions import Fraction
 from functools import lru_cache, partial
 
@@ -19,6 +21,48 @@ from jaxtyping import Array, ArrayLike, Float
 
 _LEAST_ORDER = 16
 _TERMS = 10
+
+
+@jax.jit
+def ball_log_mgf(radius: Float[Array, "*n"], tilt: Float[Array, "*n d"]) -> Float[Array, "*n"]:
+    r"""$\log \mathrm{E}[e^{\lambda\cdot\delta}]$ of uniform updates in the ball $|\delta| \leq r$, at any tilt."""
+    dim = tilt.shape[-1]
+    x, far, length, _ = _near_and_far(radius, tilt)
+    # The length itself may overflow, and its logarithm is then not to be taken from it.
+    log = jnp.log(jnp.minimum(length, float(jnp.finfo(length.dtype).max)))
+    constant = math.lgamma(dim / 2 + 1) + dim / 2 * math.log(2) - math.log(2 * math.pi) / 2
+    return jnp.where(far, length - (dim + 1) / 2 * log + constant, log_bessel(jnp.sum(jnp.square(x), axis=-1), dim))
+
+
+@jax.jit
+def ball_mean(radius: Float[Array, "*n"], tilt: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+    r"""The mean of these updates under $e^{\lambda\cdot\delta}$, the gradient of [`ball_log_mgf`][]."""
+    dim = tilt.shape[-1]
+    x, far, length, unit = _near_and_far(radius, tilt)
+    slope = log_bessel_slope(jnp.sum(jnp.square(x), axis=-1), dim)
+    ahead = (1 - (dim + 1) / 2 / length)[..., None] * unit
+    return radius[..., None] * jnp.where(far[..., None], ahead, x * slope[..., None])
+
+
+def _near_and_far(radius: Array, tilt: Array) -> tuple[Array, Array, Array, Array]:
+    r"""$x = r\lambda$ where it is not far out, else zero; where it is, the length and direction of it."""
+    most, eps = float(jnp.finfo(tilt.dtype).max), float(jnp.finfo(tilt.dtype).eps)
+    # A size whose reciprocal is a normal number too.
+    size = jax.lax.stop_gradient(jnp.clip(jnp.max(jnp.abs(tilt), axis=-1), most**-0.75, most**0.75))
+    scaled = tilt / size[..., None]
+    long = radius * size * jnp.sqrt(jnp.sum(jnp.square(scaled), axis=-1))
+    # From here on the terms left out are rounded off; by y the second derivatives would be.
+    far = long > min(tilt.shape[-1] / eps**0.5, most**0.5 / 4)
+    # Both branches are differentiated, so each is given what it can take.
+    x = radius[..., None] * jnp.where(far[..., None], 0, tilt)
+    scaled = jnp.where(far[..., None], scaled, 1)
+    if tilt.shape[-1] == 1:
+        # No rounding of a direction that is constant.
+        root, unit = jnp.abs(scaled[..., 0]), jnp.sign(scaled)
+    else:
+        root = jnp.sqrt(jnp.sum(jnp.square(scaled), axis=-1))
+        unit = scaled / root[..., None]
+    return x, far, jnp.where(far, radius, 1) * jnp.where(far, size, 1) * root, unit
 
 
 @partial(jax.jit, static_argnums=1)

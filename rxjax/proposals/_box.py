@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ._base import AbstractProposal, check_shape, check_vector, check_width
-from ._bessel import log_bessel, log_bessel_slope
+from ._bessel import ball_log_mgf, ball_mean
 
 
 class Box(AbstractProposal):
@@ -45,10 +45,12 @@ class Box(AbstractProposal):
 
     def log_mgf(self, tilt: ArrayLike) -> Float[Array, ""]:
         tilt = check_vector(tilt, "tilt", self.half_width)
-        # An interval is the ball of one dimension.
-        return jnp.sum(log_bessel(jnp.square(self.half_width * tilt), 1))
+        return jnp.sum(ball_log_mgf(*self._intervals(tilt)))
 
     def tilted_mean(self, tilt: ArrayLike) -> Float[Array, " d"]:
         tilt = check_vector(tilt, "tilt", self.half_width)
-        x = self.half_width * tilt
-        return self.half_width * (x * log_bessel_slope(jnp.square(x), 1))
+        return ball_mean(*self._intervals(tilt))[:, 0]
+
+    def _intervals(self, tilt: Array) -> tuple[Array, Array]:
+        """The axes one by one: an interval is the ball of one dimension."""
+        return jnp.broadcast_to(self.half_width, tilt.shape), tilt[:, None]
