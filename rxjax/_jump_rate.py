@@ -1,7 +1,6 @@
 """Rate densities of jumps over a landscape, in the form that a master equation takes."""
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -20,14 +19,14 @@ from .proposals import AbstractProposal
 class JumpRate(eqx.Module):
     r"""The rate density $A(\theta)\, q(\delta)\, f(\Delta E/kT)$ of a law whose factors cannot be separated.
 
-    Made by [`jump_rate`][].  Its parts are fields, so it differentiates in all of them.
+    Made by [`jump_rate`][].  What that was given are fields, so it differentiates in all of them.
     """
 
     landscape: Callable
     temperature: Float[Array, ""]
     proposal: AbstractProposal
     law: AbstractRateLaw
-    log_attempt: Callable
+    log_attempt: "_LogAttempt"
 
     def log_density(self, theta: ArrayLike, delta: ArrayLike) -> Float[Array, ""]:
         """The logarithm of the rate density."""
@@ -38,6 +37,39 @@ class JumpRate(eqx.Module):
     def __call__(self, theta: ArrayLike, delta: ArrayLike) -> Float[Array, ""]:
         """The rate density, in 1/(tau0 x volume)."""
         return exponential(self.log_density(theta, delta))
+
+
+class _LogAttempt(eqx.Module):
+    """The logarithm of the attempt frequency of a place."""
+
+    entropy: Array | Callable
+    tau0: Array
+    k: Array
+
+    def __call__(self, theta: ArrayLike) -> Float[Array, ""]:
+        entropy = self.entropy(theta) if callable(self.entropy) else self.entropy
+        return log_attempt_frequency(entropy, self.tau0, self.k)
+
+
+class _LogArrive(eqx.Module):
+    """The logarithm of the factor of the end of a jump."""
+
+    landscape: Callable
+    temperature: Float[Array, ""]
+    share: float = eqx.field(static=True)
+
+    def __call__(self, theta: ArrayLike) -> Float[Array, ""]:
+        return -self.share * self.landscape(theta) / self.temperature
+
+
+class _LogLeave(eqx.Module):
+    """The logarithm of the factor of its start."""
+
+    log_attempt: _LogAttempt
+    log_arrive: _LogArrive
+
+    def __call__(self, theta: ArrayLike) -> Float[Array, ""]:
+        return self.log_attempt(theta) - self.log_arrive(theta)
 
 
 def jump_rate(
@@ -67,7 +99,9 @@ def jump_rate(
     - `entropy`: $S$, a number or a function of `theta`, such as a closure of [`free_entropy`][].
     - `tau0`, `k`: as for [`attempt_frequency`][].
 
-    **Returns:** a function of `theta` and `delta`, both of shape `(d,)`.
+    **Returns:** a function of `theta` and `delta`, both of shape `(d,)`: a module with the arguments as fields, which
+    may be made inside `eqx.filter_jit` and `eqx.filter_vmap`.  Where the factors are apart, `"difference"` and
+    `Symmetric()`, each has landscape and temperature of its own, and a gradient by the fields is the sum of both.
 
     The diffusion limit, for a Gaussian proposal of width $s$, has $D = A s^2 / 2$ and the drift $-(D/kT)\nabla L$
     (`Symmetric()`), twice that (`Arrhenius`), and for `Glauber()` half of both.  Of second order in $s$; `Metropolis()`
@@ -90,13 +124,10 @@ def jump_rate(
     """
     law = Arrhenius() if law is None else law
     kT = positive(real_array(k, "k"), "k") * positive(real_array(temperature, "temperature"), "temperature")
-    attempt: Any = (lambda _: entropy) if not callable(entropy) else entropy
-    log_attempt = lambda theta: log_attempt_frequency(attempt(theta), tau0, k)
+    given = entropy if callable(entropy) else real_array(entropy, "entropy")
+    log_attempt = _LogAttempt(given, real_array(tau0, "tau0"), real_array(k, "k"))
     share = law.separable_share
     if share is None:
         return JumpRate(landscape, jnp.asarray(kT), proposal, law, log_attempt)
-    return SeparableRate(
-        lambda theta: log_attempt(theta) + share * landscape(theta) / kT,
-        proposal.log_density,
-        lambda theta: -share * landscape(theta) / kT,
-    )
+    log_arrive = _LogArrive(landscape, jnp.asarray(kT), share)
+    return SeparableRate(_LogLeave(log_attempt, log_arrive), proposal.log_density, log_arrive)

@@ -1,5 +1,6 @@
 """Rate laws: their factors, their equilibrium, and detailed balance of a master equation built from them."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,7 @@ from finite_differences import assert_gradients
 from hypothesis import given, settings, strategies as st
 from refusals import assert_refused
 
+import rxjax as rx
 from rxjax._rate_laws import Arrhenius, Glauber, Metropolis, Symmetric
 
 LAWS = [Arrhenius(energy="difference"), Symmetric(), Metropolis(), Glauber()]
@@ -107,6 +109,28 @@ def test_vmap_equals_loop():
     np.testing.assert_allclose(grid, [[factors(c, t, 1.0) for t in temperatures] for c in changes], rtol=1e-14)
     # The factors are elementwise, too.
     np.testing.assert_allclose(LAWS[3].log_factor(changes, 1.0), grid[:, 1, 3], rtol=1e-14)
+
+
+@pytest.mark.parametrize("law", [rx.Symmetric(), rx.Glauber()], ids=["apart", "joint"])
+def test_a_jump_rate_is_a_module(law):
+    """It may leave a transformation, and a gradient by its fields is that by what it was made of."""
+    well, proposal = rx.landscapes.DoubleWell(), rx.proposals.Gaussian(0.2)
+
+    def make(x):
+        return rx.jump_rate(well, x[0], proposal, law=law, entropy=x[1], tau0=x[2], k=x[3])
+
+    at = lambda rate: rate(jnp.array([0.3]), jnp.array([0.1]))
+    x = jnp.array([0.4, 0.2, 2.0, 1.5])
+    batch = jnp.stack([x, 2 * x])
+    expected = [at(make(each)) for each in batch]
+    np.testing.assert_allclose(eqx.filter_vmap(at)(eqx.filter_vmap(make)(batch)), expected, rtol=1e-12)
+    rate, by_x = jax.value_and_grad(lambda x: at(make(x)))(x)
+    np.testing.assert_allclose(at(eqx.filter_jit(make)(x)), rate, rtol=1e-12)
+    v = jnp.array([1.0, 2.0, 3.0, 4.0])
+    _, moved = eqx.filter_jvp(make, (x,), (v,))
+    fields = lambda tree: jax.tree.leaves(tree, is_leaf=lambda a: a is None)
+    pairs = zip(fields(eqx.filter_grad(at)(make(x))), fields(moved), strict=True)
+    np.testing.assert_allclose(sum(jnp.vdot(g, t) for g, t in pairs if t is not None), by_x @ v, rtol=1e-10)
 
 
 def test_float32(float32):
