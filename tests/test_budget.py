@@ -69,6 +69,8 @@ def test_fit_keeps_to_the_budget():
     assert "Nothing fits" in str(none) and "seconds" in str(none) and "precision 100 times" in str(none)
     hurried = rx.budget.fit(made, shapes, seconds=none.seconds * 5, points=2)
     assert hurried.fits and hurried.shape != (256, 256)
+    random = lambda shape, dtype: (lambda key: jax.random.uniform(key, shape, dtype), [jax.random.key(0)])
+    assert rx.budget.fit(random, shapes[:1], memory="256 MiB", points=2).chunk == 2
 
 
 def test_refusals():

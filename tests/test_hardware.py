@@ -1,5 +1,6 @@
 """Hardware: rates in a plausible range and consistent with each other, known-bad versions, the doctor's tables."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 from typer.testing import CliRunner
@@ -45,6 +46,8 @@ def test_a_batch_is_faster_than_single_calls():
     scaling = rx.hardware.parallel_efficiency(jnp.sin, jnp.ones(()), batches=(1, 1000))
     assert scaling.speedup[1] > 50 and scaling.points_per_second[1] > 10 * scaling.points_per_second[0]
     assert list(scaling.efficiency) == [1.0, 1.0] and list(scaling.batches) == [1, 1000]
+    random = rx.hardware.parallel_efficiency(jax.random.uniform, jax.random.key(0), batches=(2,))
+    assert random.points_per_second[0] > 0
 
 
 def test_refusals():

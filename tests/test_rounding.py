@@ -241,3 +241,10 @@ def test_dithered_rounding():
     narrow = step(mean.astype(np.float32), std.astype(np.float32), np.float32(1))
     assert narrow.dtype == jnp.float32
     np.testing.assert_allclose(narrow[:-3], sums, rtol=1e-5)
+
+
+def test_slopes_of_dithering_by_hardly_any_noise():
+    """Far from a tie nothing changes, and that is the slope."""
+    std = jnp.array([1e-3, 1e-18, 1e-36], jnp.float32)
+    slopes = jax.vmap(jax.grad(rq.dithered_step, (0, 1, 2)), (None, 0, None))
+    np.testing.assert_array_equal(jnp.stack(slopes(jnp.float32(0.3), std, jnp.float32(1.0))), 0)

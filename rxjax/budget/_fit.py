@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ..hardware._memory import as_bytes, available_memory, written
 from ..hardware._timing import best_seconds
@@ -121,7 +120,7 @@ def fit(
 def _batched(made: tuple[Callable, Sequence[Any]], batch: int) -> tuple[Any, ...]:
     """A compiled program of so many equal points, and its arguments."""
     fn, args = made
-    spread = lambda x: jnp.asarray(np.broadcast_to(x, (batch, *np.shape(x))))
+    spread = lambda x: jnp.broadcast_to(x, (batch, *jnp.shape(x)))
     spread_args = jax.tree.map(spread, tuple(args))
     return jax.jit(jax.vmap(fn)).lower(*spread_args).compile(), *spread_args
 

@@ -118,5 +118,5 @@ def _rate(fn: Callable, args: Any, batch: int, devices: list[jax.Device]) -> flo
     mapped = jax.vmap(fn)
     if len(devices) > 1:
         mapped = jax.shard_map(mapped, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-    spread = lambda x: jax.device_put(np.broadcast_to(x, (batch, *np.shape(x))), NamedSharding(mesh, spec))
+    spread = lambda x: jax.device_put(jnp.broadcast_to(x, (batch, *jnp.shape(x))), NamedSharding(mesh, spec))
     return batch / best_seconds(jax.jit(mapped), *jax.tree.map(spread, args))

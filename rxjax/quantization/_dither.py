@@ -100,7 +100,8 @@ def _dithered(m: Float[Array, "..."], s: Float[Array, "..."], u: Float[Array, ".
     waves = sign / (np.pi * j) * jnp.sin(2 * np.pi * j * rest[None]) * jnp.exp(-2 * (np.pi * j * spread) ** 2)
     by_waves = rest - jnp.sum(waves, axis=0)
     narrow = ~wide & (s > 0)
-    spread = jnp.where(narrow, s, 1.0)
+    # Less noise than the rounding of `rest` is felt at a tie alone, and its slopes, zero times infinity, would be NaN.
+    spread = jnp.where(narrow, jnp.maximum(s, 8 * jnp.finfo(s.dtype).eps), 1.0)
     middle = (terms + 0.5) / spread[None]
     by_points = jnp.sum(_band(middle, jnp.broadcast_to(rest / spread, middle.shape)), axis=0)
     return u * (whole + jnp.where(wide, by_waves, jnp.where(narrow, by_points, 0.0)))
