@@ -236,6 +236,15 @@ def test_bfloat16_and_no_second_compilation():
     assert 0 < float(found["survival"][-1]) < 1
 
 
+def test_a_complex_parameter_counts_as_two():
+    """Its real and its imaginary part survive rounding each by itself."""
+    monitor = rx.Monitor(every=2)
+    theta = jnp.array([1.0 + 256.0j])
+    step = lambda p, u: monitor.update(monitor.init(p), params=p, grads=p.conj(), updates=u)[1]
+    found = compiled(step)(theta, jnp.array([0.25 + 0.25j]))
+    assert float(found["survival"]) == 0.5 and float(found["param_norm"]) == pytest.approx(abs(1 + 256j))
+
+
 def test_an_equinox_module_as_it_is():
     model = eqx.nn.MLP(2, 1, 3, 1, key=jax.random.key(0))
     monitor = rx.Monitor(every=2, lanczos_steps=3, number_format=None)

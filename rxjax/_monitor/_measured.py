@@ -92,7 +92,10 @@ def _way_back(step: Step, start: PyTree, points: int) -> dict[str, Array]:
 
 def _survival(step: Step, form: str) -> dict[str, Array]:
     """The share of the update that a number format keeps."""
-    found = report(step.theta, step.update, form)
+    # A complex number is kept as two.
+    parts = lambda x: jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x
+    theta, update = (jax.tree.map(parts, tree) for tree in (step.theta, step.update))
+    found = report(theta, update, form)
     return {
         "survival": found.fraction,
         "survival_abs": found.fraction_abs,

@@ -51,8 +51,9 @@ def optimal_learning_rate(
       measurement finds positive curvature, the second always.
     - `flip_sign`: the incoming updates point uphill.
 
-    `update` needs `params` and `value_fn=`, the loss as a function of the parameters.  With the batch of the gradient
-    itself the slope is too large by the noise, and so is the rate.
+    `update` needs `params` and `value_fn=`, the loss as a function of the parameters; inside `optax.masked` and
+    `optax.partition`, of those that the mask leaves, with `optax.MaskedNode` in place of the others.  With the batch of
+    the gradient itself the slope is too large by the noise, and so is the rate.
 
     **Returns:** a transformation with an [`OptimalLearningRateState`][].
 
