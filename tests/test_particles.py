@@ -8,6 +8,7 @@ from systems import JUMP_SYSTEMS, ExclusionProcess
 
 import rxjax as rx
 import rxjax_solvers as rxs
+from rxjax_solvers._particles._equation import check_equation, ito_form
 
 KEY = jax.random.key(7)
 
@@ -101,6 +102,26 @@ def test_gillespie_on_a_grid_and_out_of_it():
         p = np.append(np.asarray(p), 1 - np.sum(p))
         seen = np.bincount(np.where(states < 0, 16, states), minlength=17) / n
         assert p[-1] > 0.05 and np.all(np.abs(seen - p) < 5 * np.sqrt(p / n))
+
+
+def test_diffusion_that_vanishes():
+    """Along an axis or at a point: what a convention adds and slopes are finite, except by a diffusion that is zero."""
+    x, none = jnp.array([0.3, 0.0]), jnp.zeros(2)
+    cases = [(lambda x: jnp.stack([1 + x[0] ** 2, 0 * x[0]]), x, [0.6, 0.0]), (lambda x: x[1] ** 2, x, [0.0, 0.0])]
+    cases += [(lambda x, D=D: jnp.diag(D(x)), x, added) for D, x, added in cases[:1]]
+    for D, at, added in cases:
+        for convention, share in ((rxs.AntiIto(), 1.0), (rxs.Stratonovich(), 0.5)):
+            force, sigma = ito_form(check_equation(none, D, None, convention), 2)
+            np.testing.assert_allclose(force(0.0, at), share * np.array(added))
+            np.testing.assert_allclose(sigma(0.0, at)[1], 0.0)
+
+    def slope(at, temperature):
+        root = lambda T: jnp.sum(ito_form(check_equation(none, at(T), None, None), 2)[1](0.0, x))
+        return jax.grad(root)(temperature)
+
+    for at in (lambda T: T * jnp.array([1.0, 0.0]), lambda T: T * jnp.diag(jnp.array([1.0, 0.0]))):
+        np.testing.assert_allclose(slope(at, 2.0), 0.5)
+        assert not np.isfinite(slope(at, 0.0))
 
 
 PULL = 1.0

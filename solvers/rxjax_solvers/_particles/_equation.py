@@ -59,26 +59,37 @@ def ito_form(equation: Equation, dim: int) -> tuple[Callable, Callable]:
     varies = _varies(diffusion if noise is None else noise)
     given = _function(diffusion if noise is None else noise)
 
-    def sigma(t, theta):
+    def spread(t, theta):
         value = jnp.asarray(given(t, theta), theta.dtype)
         if value.ndim > 2 or (value.ndim and value.shape[0] != dim):
             raise ValueError(
                 f"Argument `{'diffusion' if noise is None else 'noise'}` must be a scalar or have {dim} rows, but it "
                 f"has shape {value.shape}."
             )
-        if value.ndim < 2:
-            value = jnp.broadcast_to(value, (dim,))
-            return jnp.diag(value if noise is not None else jnp.sqrt(2 * value))
-        return value if noise is not None else _root(2 * value)
+        return value if value.ndim == 2 else jnp.broadcast_to(value, (dim,))
+
+    def sigma(t, theta):
+        value = spread(t, theta)
+        if noise is None:
+            return jnp.diag(_roots(2 * value)) if value.ndim < 2 else _root(2 * value)
+        return jnp.diag(value) if value.ndim < 2 else value
 
     force = _drift(drift)
     if not varies or isinstance(convention, Ito):
         return force, sigma
 
+    def tensor(t, theta):
+        if noise is not None:
+            return sigma(t, theta) @ sigma(t, theta).T / 2
+        value = spread(t, theta)
+        return jnp.diag(value) if value.ndim < 2 else value
+
     def correction(t, theta):
+        # By the diffusion itself wherever possible: where it vanishes, its root has no slope.
         if isinstance(convention, AntiIto):
-            half = lambda x: sigma(t, x) @ sigma(t, x).T / 2
-            return jnp.einsum("ijj->i", jax.jacfwd(half)(theta))
+            return jnp.einsum("ijj->i", jax.jacfwd(lambda x: tensor(t, x))(theta))
+        if noise is None and jax.eval_shape(spread, t, theta).ndim < 2:
+            return jnp.einsum("ii->i", jax.jacfwd(lambda x: spread(t, x))(theta)) / 2
         return jnp.einsum("ikj,jk->i", jax.jacfwd(lambda x: sigma(t, x))(theta), sigma(t, theta)) / 2
 
     return lambda t, theta: force(t, theta) + correction(t, theta), sigma
@@ -137,9 +148,20 @@ def _drift(drift: Coefficient) -> Callable:
     return f
 
 
+def _roots(values: Float[Array, " d"]) -> Float[Array, " d"]:
+    """Roots of non-negative numbers, whose slope at a zero beside others is none; where all are zero it is infinite."""
+    rooted = (values > 0) | ~jnp.any(values > 0)
+    return jnp.where(rooted, jnp.sqrt(jnp.where(rooted, values, 1)), 0)
+
+
 def _root(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
-    """A lower triangular root of a positive semi-definite matrix, with zeros for directions without noise."""
+    """A lower triangular root of a positive semi-definite matrix, with zeros for directions without noise.
+
+    Slopes as those of `_roots`.
+    """
     n = matrix.shape[0]
+    size = jnp.trace(matrix)
+    still = size <= 0
     rows = [[jnp.zeros((), matrix.dtype)] * n for _ in range(n)]
     for j in range(n):
         pivot = matrix[j, j] - sum(rows[j][k] ** 2 for k in range(j))
@@ -148,4 +170,5 @@ def _root(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
         for i in range(j, n):
             rest = matrix[i, j] - sum(rows[i][k] * rows[j][k] for k in range(j))
             rows[i][j] = jnp.where(noisy, rest / root, 0)
-    return jnp.stack([jnp.stack(row) for row in rows])
+    nothing = jnp.where(still, jnp.sqrt(jnp.where(still, size, 1)), 0)
+    return jnp.stack([jnp.stack(row) for row in rows]) + nothing * jnp.eye(n, dtype=matrix.dtype)

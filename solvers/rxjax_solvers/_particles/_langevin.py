@@ -51,7 +51,9 @@ def langevin(
     - `dt`: the step.  Good values: 1/50 of the shortest relaxation time; the bias of means is of first order in it.
     - `method`: a diffrax solver for Ito equations; `diffrax.Euler()` if not given.
 
-    **Returns:** `Paths`.  Derivatives are those of the paths with the noise held fixed.
+    **Returns:** `Paths`.  Derivatives, in reverse mode, are those of the paths with the noise held fixed.  Paths move
+    by the root of a diffusion: by one that is zero their derivative is infinite or NaN, by `noise` it is finite.  Axes
+    and directions without noise beside others with noise are taken to have none nearby.
 
     **Many calls:** the first compiles for some seconds, and the program is kept.  With the same functions and shapes a
     further one takes as long as its steps: 0.03 s for 1000 particles in the plane and 20 steps, where compiling took 3.
