@@ -8,6 +8,7 @@ import pytest
 
 import rxjax_solvers as rxs
 from rxjax_solvers._elimination import _gth
+from rxjax_solvers._elimination._plan import plan
 
 # Where rounding is the subject, compile as users do.
 rounding = pytest.mark.usefixtures("optimized")
@@ -70,6 +71,15 @@ def test_slopes_by_what_is_held_stay_in_the_target(method):
     guarded = lambda t: jnp.sum(jnp.log(jnp.where(mask, 1, t)))
     slope, right = jax.jit(lambda x: [jax.grad(mean)(x, f) for f in (plain, guarded)])(0.7)
     np.testing.assert_allclose(slope, right, rtol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (30, 20), (8, 8, 8)], ids=str)
+def test_every_cell_is_eliminated_once_in_tables_of_its_own_size(shape):
+    levels = plan(shape, (False,) * len(shape), tuple(map(tuple, np.eye(len(shape), dtype=int).tolist())))
+    cells, tables = np.prod(shape), np.concatenate([level.separator.ravel() for level in levels])
+    np.testing.assert_array_equal(np.sort(tables[tables < cells]), np.arange(cells))
+    # One box of eight cells among hundreds of three must not fill their tables with places that stand for none.
+    assert tables.size < 1.4 * cells
 
 
 @rounding

@@ -34,7 +34,7 @@ class Elimination(AbstractFactorization):
     inverse.
 
     Every entry of the inverse is right to some roundings however slow the process is, so passage times over barriers of
-    60 kT come out to nearly full precision.  256 x 256 cells: 55 MB, and `n^(3/2)` operations in two dimensions.
+    60 kT come out to nearly full precision.  256 x 256 cells: 47 MB, and `n^(3/2)` operations in two dimensions.
 
     **Raises:** `ValueError` for grids whose separators exceed 2048 cells (about 45^3) and more than 4096 states
     without a grid.

@@ -1,7 +1,8 @@
 """Nested dissection of a grid (George 1973): which cells are eliminated when, and what they touch.
 
 A box of cells is cut by a line (a plane in 3-D) of separating cells, its halves likewise, down to a few cells.  Boxes
-of one level do not touch, so they are eliminated at once, the smallest first.  The *front* of a box holds its
+of one level do not touch, so they are eliminated at once, the smallest first.  Few boxes that are larger than the
+others of their level are cut once more, so that tables are not made for the largest.  The *front* of a box holds its
 separating cells and its *ring*: the cells outside the box, all eliminated later, that its cells touch.  All of this
 depends on the shape of the grid alone and is computed with NumPy while tracing.
 """
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 # Boxes of at most so many cells are eliminated whole.
-_LEAF = 12
+_LEAF = 4
 
 
 class Level(NamedTuple):
@@ -21,8 +22,9 @@ class Level(NamedTuple):
     - `separator`: (size, s), `ring`: (size, r), numbers of cells in C order.
     - `into`, `rate`: for each original rate between cells of a front, the place in the fronts (size, s+r, s+r), target
         before source, and the flat place in the rates (2 hops, cells), each hop followed by its opposite.
-    - `children`: (size, 2, s+r), where each cell of the front lies in the ring of either child, or the length of that
-        ring where it does not; none on the lowest level.
+    - `parents`: (m,), the boxes that were cut, those of the level below are their halves, (2 m); none of the lowest.
+    - `children`: (m, 2, s+r), where each cell of their fronts lies in the ring of either half, or the length of that
+        ring where it does not.
     """
 
     size: int
@@ -30,7 +32,8 @@ class Level(NamedTuple):
     ring: np.ndarray
     into: tuple[np.ndarray, ...]
     rate: np.ndarray
-    children: np.ndarray | None
+    parents: np.ndarray
+    children: np.ndarray
 
 
 @functools.lru_cache(maxsize=16)
@@ -39,16 +42,16 @@ def plan(shape: tuple[int, ...], periodic: tuple[bool, ...], hops: tuple[tuple[i
     cells = int(np.prod(shape))
     neighbours = _neighbours(shape, periodic, hops)
     levels, above = [], None
-    for size, separator, ring in _boxes(shape, periodic, neighbours):
+    for size, separator, ring, parents in _boxes(shape, periodic, neighbours):
         front = _Front(size, separator, ring, cells)
         if above is not None:
-            number, below = ring // cells, np.full((above.size, 2, above.width), front.rings, np.int32)
-            at = above.find(number // 2 * cells + ring % cells)
+            number, below = ring // cells, np.full((size // 2, 2, above.width), front.rings, np.int32)
+            at = above.find(levels[-1].parents[number // 2] * cells + ring % cells)
             below[number // 2, number % 2, at] = front.ring_place
             levels[-1] = levels[-1]._replace(children=below)
         into, rate = front.entries(neighbours)
         tables = (front.table(separator, front.separators), front.table(ring, front.rings))
-        levels.append(Level(size, *tables, into, rate, None))
+        levels.append(Level(size, *tables, into, rate, parents, np.zeros((0, 2, front.width), np.int32)))
         above = front
     return tuple(reversed(levels))
 
@@ -70,32 +73,35 @@ def _neighbours(
 
 
 def _boxes(shape, periodic, neighbours):
-    """For each level from the whole grid down: number of boxes, and sorted codes `box * cells + cell`."""
+    """For each level from the whole grid down: number of boxes, sorted codes `box * cells + cell`, those that are cut."""
     dim, cells = len(shape), int(np.prod(shape))
     place = np.indices(shape).reshape(dim, -1)
     box = np.zeros(cells, np.int64)
     low, high, wraps = np.zeros((1, dim), np.int64), np.array([shape]), list(periodic)
     while True:
-        extent = (high - low).max(axis=0)
-        axis, inside = int(np.argmax(extent)), box >= 0
-        whole = np.prod(extent) <= _LEAF
+        extent = high - low
+        axis, inside = int(np.argmax(extent.max(axis=0))), box >= 0
+        whole = np.prod(extent, axis=1) <= _LEAF
         number = np.where(inside, box, 0)
         # A box that still wraps needs two cuts; the second is its last line.
         seam = int(wraps[axis])
         middle = (low[:, axis] + high[:, axis] - seam) // 2
         x = place[axis]
-        cut = inside & (whole | (x == middle[number]) | (x >= high[number, axis] - seam))
+        cut = inside & (whole[number] | (x == middle[number]) | (x >= high[number, axis] - seam))
         touched = []
         for there in neighbours:
             outside = inside & (there >= 0)
             outside[outside] = box[there[outside]] < 0
             touched.append(box[outside] * cells + there[outside])
-        yield len(low), np.sort((box * cells + np.arange(cells))[cut]), np.unique(np.concatenate(touched))
-        if whole:
+        parents = np.flatnonzero(~whole).astype(np.int32)
+        codes = np.sort((box * cells + np.arange(cells))[cut]), np.unique(np.concatenate(touched))
+        yield len(low), *codes, parents
+        if not len(parents):
             return
-        box = np.where(inside & ~cut, 2 * box + (x > middle[number]), -1)
+        half = 2 * (np.cumsum(~whole) - 1)
+        box = np.where(inside & ~cut, half[number] + (x > middle[number]), -1)
+        low, high, middle = low[parents], high[parents], middle[parents]
         (low_end, high_end), (low_start, high_start) = (low, high.copy()), (low.copy(), high.copy())
-        low_end = low.copy()
         high_end[:, axis], low_start[:, axis] = middle, middle + 1
         high_start[:, axis] -= seam
         low = np.stack([low_end, low_start], axis=1).reshape(-1, dim)
