@@ -73,7 +73,7 @@ def _neighbours(
 
 
 def _boxes(shape, periodic, neighbours):
-    """For each level from the whole grid down: number of boxes, sorted codes `box * cells + cell`, those that are cut."""
+    """For each level from the whole grid down: number of boxes, codes `box * cells + cell` in order, and the cut."""
     dim, cells = len(shape), int(np.prod(shape))
     place = np.indices(shape).reshape(dim, -1)
     box = np.zeros(cells, np.int64)
