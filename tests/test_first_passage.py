@@ -204,6 +204,23 @@ def test_driven_flux_balances():
     np.testing.assert_allclose([flux, rate], [0.32, 0.5], rtol=1e-12)
 
 
+def test_a_factor_of_another_predicate(caplog):
+    """It is refused where it is known, and a predicate that was asked before compiles nothing."""
+    W = rxs.FokkerPlanck(jnp.zeros(1), 1.0, rxs.Grid(-1, 1, 8))
+    right, left = lambda x: x[0] > 0.5, lambda x: x[0] < -0.5
+    factor = rxs.factorize(W, target=right)
+    for other in (left, (left, right)):
+        with pytest.raises(ValueError, match="`factor` must be of the same `target`, but it is of another"):
+            rxs.mean_first_passage_time(W, other, factor=factor)
+    first = rxs.mean_first_passage_time(W, right, factor=factor)
+    with jax.log_compiles():
+        caplog.clear()
+        again = rxs.mean_first_passage_time(W, right)
+        np.testing.assert_array_equal(rxs.mean_first_passage_time(W, right, factor=factor), again)
+    assert not [record for record in caplog.records if record.getMessage().startswith("Compiling ")]
+    np.testing.assert_allclose(again, first, rtol=1e-12)
+
+
 def test_outcomes():
     chain = rxs.MasterEquation.from_edges([0, 1, 2], [1, 0, 1], 1.0, size=3)
     mask = jnp.arange(3) == 2
@@ -216,6 +233,8 @@ def test_outcomes():
         rxs.committor(chain, jnp.arange(3) == 0, mask, factor=ends)
     with pytest.raises(ValueError, match="`factor` must be of the same `target`, but it is of another"):
         rxs.mean_first_passage_time(chain, jnp.arange(3) == 0, factor=ends)
+    with pytest.raises(ValueError, match="`factor` must be of the same `target`, but it is of another"):
+        rxs.mean_first_passage_time(chain, None, factor=ends)
     pair = rxs.MasterEquation.from_edges([0, 1], [1, 0], 1.0, size=2)
     with pytest.raises(ValueError, match=r"`factor` must be of a generator of shape \(2,\), but that has shape \(3,\)"):
         rxs.mean_first_passage_time(pair, None, factor=ends)
@@ -244,8 +263,8 @@ def test_a_second_question_compiles_no_more_than_its_predicate(caplog):
     ask(0.3, high)
     assert ask(0.2, high) == 0
     ask(0.3, lambda x: x[0] > 1)
-    # One for each of the three that are given it.
-    assert ask(0.2, lambda x: x[0] > 1) == 3
+    # One for all three that are given it.
+    assert ask(0.2, lambda x: x[0] > 1) == 1
 
 
 def test_a_predicate_means_what_it_means_now():

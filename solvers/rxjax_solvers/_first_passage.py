@@ -5,14 +5,15 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from ._checks import seen
+from ._checks import is_traced
 from ._compiled import compiled
 from ._factor import Factor, check_factor, factorize
 from ._generator import AbstractGenerator
 from ._long_lives import apart
-from ._region import Target
+from ._region import Target, cells
 from ._results import RESULTS, answer, outcome
 
 
@@ -30,7 +31,8 @@ def mean_first_passage_time(
     - `generator`: `W`.
     - `target`: a mask (a set of cells); a predicate of `theta`, whose edge is placed where it lies, second order in
         the cell size; a sequence of these; or `None`, the absorbing sides.
-    - `factor`: `factorize(generator, target=target)`, if you have it.
+    - `factor`: `factorize(generator, target=target)`, if you have it.  One of other cells is refused; inside `jit` only
+        where the target is a mask.  Edges between the same cells are not compared.
     - `throw`: with `False`, return `(value, result)`.
 
     **Returns:** shape `(*shape)`, in the time units of the generator, zero in the target.  Every value relative to
@@ -89,9 +91,14 @@ def first_passage_variance(
 def _factor_of(generator: AbstractGenerator, target: Any, factor: Factor | None) -> Factor:
     if factor is None:
         return factorize(generator, target=target)
-    # To look where predicates hold is compiled anew for each: what a factor saves.
-    mask = None if target is None or callable(target) or isinstance(target, (tuple, list)) else seen(target)
-    return check_factor(factor, generator, mask, "target")
+    targets = () if target is None else target if isinstance(target, (tuple, list)) else (target,)
+    members: Any = np.zeros(generator.shape, bool)
+    for one in targets:
+        members = members | cells(generator, one, "target")
+    # A mask is compared inside `jit` too; what else is traced there would be a check at run time for each call.
+    masked = len(targets) == 1 and not callable(target)
+    compared = masked or not is_traced(factor.keep, members)
+    return check_factor(factor, generator, members if compared else None, "target")
 
 
 @compiled

@@ -1,7 +1,6 @@
 """Sets of cells that a process may hit."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -15,6 +14,7 @@ from ._compiled import compiled
 from ._fokker_planck import FokkerPlanck
 from ._generator import AbstractGenerator
 from ._grid import Grid, from_front, to_front
+from ._program import program
 
 Target = Callable | Shaped[Array, "..."]
 
@@ -54,12 +54,7 @@ def region(generator: AbstractGenerator, target: Target | None, name: str) -> Re
                 f"Argument `{name}` must be a Boolean mask or a predicate of theta, but it is None.  Absorbing sides "
                 "end a passage, `mean_first_passage_time(generator, None)`, but are no set of cells."
             )
-        members = jnp.asarray(target)
-        if members.shape != generator.shape or members.dtype != jnp.bool_:
-            raise ValueError(
-                f"Argument `{name}` must be a Boolean mask of shape {generator.shape} or a predicate of theta, but it "
-                f"has shape {members.shape} and dtype {members.dtype}."
-            )
+        members = _mask(target, generator, name)
     faults = [(~seen(members).any(), "holds none")]
     members = require(members, name, "hold at least one cell", faults, "Widen it, or refine the grid.", "no cell")
     return _hit(generator, members, shares)
@@ -78,6 +73,13 @@ def _hit(generator: AbstractGenerator, members: Array, shares: tuple[Array, ...]
 
 def _evaluate(predicate: Callable, generator: AbstractGenerator, name: str) -> tuple[Array, tuple[Array, ...] | None]:
     """The cells where it holds; and, if edges are to be placed, the share of the way to them along each axis."""
+    grid = _grid_of(predicate, generator, name)
+    placed = isinstance(generator, FokkerPlanck) and not generator.diagonals
+    return _look(predicate, grid, placed)
+
+
+def _grid_of(predicate: Callable, generator: AbstractGenerator, name: str) -> Grid:
+    """The grid on which a predicate holds or not."""
     grid = generator.grid
     if grid is None:
         raise ValueError(
@@ -87,15 +89,35 @@ def _evaluate(predicate: Callable, generator: AbstractGenerator, name: str) -> t
     value: Any = jax.eval_shape(predicate, theta)
     if getattr(value, "shape", None) != () or value.dtype != jnp.bool_:
         raise ValueError(f"Argument `{name}` must return a Boolean scalar for `theta` of shape ({grid.dim},).")
-    placed = isinstance(generator, FokkerPlanck) and not generator.diagonals
+    return grid
 
-    # Compiled anew for each question, so that a predicate means what it means now, and is not kept.
-    @partial(jax.jit, inline=True)
-    def look(grid: Grid):
-        members = _everywhere(predicate, grid.points)
-        return members, tuple(_share(predicate, grid, axis, members) for axis in range(grid.dim)) if placed else None
 
-    return look(grid)
+@program
+def _look(predicate: Callable, grid: Grid, placed: bool) -> tuple[Array, tuple[Array, ...] | None]:
+    members = _everywhere(predicate, grid.points)
+    return members, tuple(_share(predicate, grid, axis, members) for axis in range(grid.dim)) if placed else None
+
+
+def cells(generator: AbstractGenerator, target: Target, name: str) -> Any:
+    """The cells of a target alone, without a look for its edge; known ones as NumPy has them."""
+    if callable(target):
+        return seen(_cells(target, _grid_of(target, generator, name)))
+    return seen(_mask(target, generator, name))
+
+
+@program
+def _cells(predicate: Callable, grid: Grid) -> Array:
+    return _everywhere(predicate, grid.points)
+
+
+def _mask(target: Any, generator: AbstractGenerator, name: str) -> Array:
+    members = jnp.asarray(target)
+    if members.shape != generator.shape or members.dtype != jnp.bool_:
+        raise ValueError(
+            f"Argument `{name}` must be a Boolean mask of shape {generator.shape} or a predicate of theta, but it "
+            f"has shape {members.shape} and dtype {members.dtype}."
+        )
+    return members
 
 
 def _everywhere(predicate: Callable, points: Array) -> Array:
