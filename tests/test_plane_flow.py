@@ -143,6 +143,18 @@ def test_runs_of_a_regression_are_those_of_the_theory():
     assert abs(float(share.value) - 0.5) < 4 * float(share.standard_error) < 0.15
 
 
+def test_runs_in_half_precision_are_told_in_single():
+    """A bfloat16 number counts to 256."""
+    start = jnp.full(1, 1.0, jnp.bfloat16)
+    half = lambda p, x: jnp.sum((p - x) ** 2) / 2
+    line = rx.landscapes.plane(lambda p: jnp.sum(p**2) / 2, jnp.zeros(1, jnp.bfloat16), [jnp.ones(1)])
+    hyper, data = rx.Hyperparameters(0.5, 1, 1), jnp.zeros((1, 1), jnp.bfloat16)
+    found = rx.planes.sgd_on_plane(line, half, data, start, hyper, 258, KEY, runs=1, save_every=1)
+    assert found.coordinates.dtype == found.times.dtype == found.moved.dtype == jnp.float32
+    np.testing.assert_array_equal(found.times, np.arange(259) / 2)
+    np.testing.assert_array_equal(found.moved[:11, 0], 1 - 0.5 ** np.arange(11))
+
+
 def test_distances_and_exits_are_those_by_hand():
     grid = rx.solvers.Grid(0.0, 4.0, 4)
     p = jnp.array([0.5, 0.25, 0.25, 0.0])

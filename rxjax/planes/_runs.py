@@ -13,6 +13,7 @@ from rxjax_solvers import sgd_ensemble
 from rxjax_solvers._checks import is_traced
 from rxjax_solvers._program import program
 
+from .._arrays import summation_dtype
 from .._hyperparameters import Hyperparameters
 from ..landscapes import PlaneLandscape
 from ..measure._curvature import moving_part
@@ -25,6 +26,8 @@ class PlaneRuns(eqx.Module):
         the flow.
     - `coordinates`: `(saves, runs, k)`, of the nearest point of the plane.
     - `moved`: `(saves, runs)`, the distance from the start over ALL parameters.
+
+    All in float32 at least, also for parameters of half precision.
     """
 
     steps: Int[Array, " saves"]
@@ -128,11 +131,13 @@ def _ensemble(
     moved, fixed = moving_part(start)
     origin, unravel = ravel_pytree(moved)
     whole = lambda theta: eqx.combine(unravel(theta), fixed)
+    # Runs of half precision are seen, and their times told, in single.
+    wide = summation_dtype(origin.dtype)
 
     def observe(theta):
         place = landscape.project(whole(theta))
-        distance = jnp.sqrt(jnp.sum((theta - origin) ** 2))
-        return jnp.concatenate([place.astype(theta.dtype), distance[None]])
+        distance = jnp.sqrt(jnp.sum((theta.astype(wide) - origin.astype(wide)) ** 2))
+        return jnp.concatenate([place.astype(wide), distance[None]])
 
     out = sgd_ensemble(
         lambda theta, example: example_loss(whole(theta), example),
