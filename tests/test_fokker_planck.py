@@ -8,6 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 import rxjax_solvers as rxs
 from rxjax_solvers._convention import check_convention
+from rxjax_solvers._face_rates import fitted
 
 SHAPE = (12, 9)
 BOUNDARIES = {
@@ -109,6 +110,22 @@ def test_extreme_steps_neither_overflow_nor_clip():
     rates = lambda kT: rxs.FokkerPlanck.from_potential(lambda x: 1e4 * x[0] ** 2, grid, kT).rates[0].up
     assert jnp.all(jnp.isfinite(rates(1e-2))) and jnp.all(jnp.isfinite(jax.jacobian(rates)(1e-2)))
     np.testing.assert_allclose(rates(1e-2)[0], (1e4 * (25 - 9) / 36) / (1 / 3) ** 2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_slopes_of_rates_where_hardly_anything_diffuses(dtype):
+    """By a diffusion of zero and by ones whose square is none; without drift a rate is D/h^2."""
+    slopes = jax.jit(jax.vmap(lambda m, D: jax.jacfwd(lambda *x: jnp.stack(fitted(*x)), (0, 1))(m, D)))
+    tiny = float(np.finfo(dtype).tiny) ** 0.7
+    m, D = np.array([[0, 0], [0, tiny], [2, 0], [2, tiny], [-2, tiny], [0, 1]], dtype).T
+    by_drift, by_diffusion = slopes(m, D)
+    np.testing.assert_allclose(by_drift, [[0.5, -0.5], [0.5, -0.5], [1, 0], [1, 0], [0, -1], [0.5, -0.5]])
+    np.testing.assert_allclose(by_diffusion, [[1, 1], [1, 1], [0, 0], [0, 0], [0, 0], [1, 1]])
+
+
+def test_slope_by_a_diffusion_that_is_zero():
+    rates = lambda D: rxs.FokkerPlanck(jnp.zeros(1), D, rxs.Grid(0, 1, 4)).as_matrix()
+    np.testing.assert_allclose(jax.jacfwd(rates)(0.0), rates(1.0), rtol=1e-14)
 
 
 def test_pure_drift_is_upwinded():

@@ -6,6 +6,7 @@ Both rates are positive for every `x`, their ratio is `e^x`, so `exp(-V/kT)` is 
 `b h = -(V_right - V_left)`.
 """
 
+import math
 from functools import partial
 
 import equinox as eqx
@@ -52,16 +53,21 @@ class AxisRates(eqx.Module):
 def fitted(m: Float[Array, "..."], diffusion: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """`D B(-x)` and `D B(x)` with `x = m/D`, the rates with and against `m`, finite and differentiable for `D >= 0`.
 
-    For `D -> 0` they tend to `max(m, 0)` and `max(-m, 0)`: upwinding, first order.
+    For `D -> 0` they tend to `max(m, 0)` and `max(-m, 0)`: upwinding, first order.  Where `m` is zero too both are `D`,
+    with the slopes of that.
     """
-    d = jnp.where(diffusion > 0, diffusion, 1)
+    # Beyond, the rate against the drift is below all numbers, and slopes of `x` overflow.
+    tiny, eps = float(jnp.finfo(diffusion.dtype).tiny), float(jnp.finfo(diffusion.dtype).eps)
+    steepest = 1 - math.log(tiny * eps)
+    diffuses = (diffusion > 0) & (jnp.abs(m) < steepest * diffusion)
+    d = jnp.where(diffuses & ((m != 0) | (diffusion > tiny**0.5)), diffusion, 1)
     x = m / d
-    small = (jnp.abs(x) < 1e-2) & (diffusion > 0)
+    small = diffuses & (jnp.abs(x) < 1e-2) | (m == 0)
     xs = jnp.where(small, x, 0)
-    even, odd = d * (1 + xs**2 / 12 - xs**4 / 720), d * xs / 2
-    size = jnp.abs(jnp.where(small | (diffusion <= 0), 1, x))
-    fast = jnp.where(diffusion > 0, d * size / -jnp.expm1(-size), jnp.abs(m))
-    slow = jnp.where(diffusion > 0, jnp.exp(-size) * fast, 0)
+    even, odd = diffusion * (1 + xs**2 / 12 - xs**4 / 720), d * xs / 2
+    size = jnp.abs(jnp.where(small | ~diffuses, 1, x))
+    fast = jnp.where(diffuses, d * size / -jnp.expm1(-size), jnp.abs(m))
+    slow = jnp.where(diffuses, jnp.exp(-size) * fast, 0)
     with_m = jnp.where(small, even + odd, jnp.where(m > 0, fast, slow))
     against = jnp.where(small, even - odd, jnp.where(m > 0, slow, fast))
     return with_m, against
