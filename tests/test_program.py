@@ -176,5 +176,5 @@ def test_planes_read_again():
 
     before = answers()
     scale, wall = 2.0, 0.5
-    np.testing.assert_allclose(answers(), [4 * before[0], 2 * before[1], 1.0, 0.0])
+    np.testing.assert_allclose(answers(), np.array([4 * before[0], 2 * before[1], 1.0, 0.0]))
     assert before[2:] == (np.inf, 1.0)
