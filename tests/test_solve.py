@@ -8,7 +8,7 @@ import pytest
 import scipy.linalg
 
 import rxjax_solvers as rxs
-from rxjax_solvers import _solve
+from rxjax_solvers import _results, _solve
 from rxjax_solvers._sweeps import factor
 
 GRID = rxs.Grid(-2.0, 2.0, (20, 16))
@@ -284,3 +284,26 @@ def test_a_second_solve_compiles_nothing(method, caplog):
 
     ask(0.3)
     assert ask(0.2) == 0
+
+
+def test_large_answers_are_refused_in_parts(monkeypatch):
+    """Whichever part is read; and nothing else is done to them or to their derivatives."""
+    monkeypatch.setattr(_results, "_LARGE", 1)
+    x = jnp.arange(12.0).reshape(3, 2, 2)
+
+    def refused(x, failed):
+        result = rxs.RESULTS.where(failed, rxs.RESULTS.not_converged, rxs.RESULTS.successful)
+        return _results.answer(x, result, True)
+
+    part = jax.jit(lambda x, failed: refused(x, failed)[-1, 1:])
+    np.testing.assert_array_equal(part(x, jnp.array(False)), x[-1, 1:])
+    with pytest.raises(Exception, match="did not reach its tolerance"):
+        part(x, jnp.array(True)).block_until_ready()
+    cubes = lambda x, failed: jnp.sum(refused(x, failed) ** 3)
+    slope, (_, bend) = jax.jit(
+        jax.vmap(
+            lambda x, failed: (jax.grad(cubes)(x, failed), jax.jvp(lambda x: jax.grad(cubes)(x, failed), [x], [x]))
+        )
+    )(x[None], jnp.array([False]))
+    np.testing.assert_allclose(slope[0], 3 * x**2)
+    np.testing.assert_allclose(bend[0], 6 * x**2)

@@ -85,7 +85,7 @@ def _begin(generator: AbstractGenerator, p0: Array, law: Array, tol: Array, rate
 
         return extend(krylov, rough, steps, dimension(law), project)
 
-    return factor, start(project((p0 - law).ravel()), size), grow
+    return factor, start(project((p0 - law).ravel()), size, factor.elimination), grow
 
 
 def room(generator: AbstractGenerator, p0: Array, law: Array, tol: Array, size: int, method) -> Parts:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 # Degree of the approximation of exp: right to rounding up to 1, and small enough beyond that its 64th power is none.
 _DEGREE, _SQUARINGS = 8, 6
@@ -65,15 +65,25 @@ class Krylov(eqx.Module):
         return jnp.concatenate(self.blocks)
 
 
-def start(b: Float[Array, "n"], size: int) -> Krylov:
-    """The space of `b` alone, with room for `size` products."""
+def start(b: Float[Array, "n"], size: int, made: PyTree = ()) -> Krylov:
+    """The space of `b` alone, with room for `size` products, which is not there before what was `made` for them is."""
     norm = jnp.sqrt(jnp.sum(b**2))
     first = b / jnp.where(norm > 0, norm, 1)
-    none = jnp.zeros((BLOCK, b.size), b.dtype)
+    none = jnp.full((BLOCK, b.size), _zero_after(made), b.dtype)
     blocks = (none.at[0].set(first), *[none] * (size // BLOCK))
     sizes = jnp.zeros(size + 1, b.dtype).at[0].set(jnp.sum(jnp.abs(first)))
     second, projected = jnp.zeros_like(first), jnp.zeros((size + 1, size), b.dtype)
     return Krylov(blocks, first, second, projected, sizes, norm, jnp.zeros((), jnp.int32))
+
+
+def _zero_after(made: PyTree) -> Array:
+    """Zero, but not before some arrays are made.
+
+    XLA writes what depends on nothing first: room for vectors would lie beside all that it takes to make a factor, in
+    memory that is new to the process, which is slow.
+    """
+    ends = [jnp.ravel(x)[0] for x in jax.tree.leaves(made) if eqx.is_inexact_array(x) and x.size]
+    return jnp.nan_to_num(sum(jnp.minimum(jnp.abs(x), 0) for x in ends))
 
 
 def extend(

@@ -1,10 +1,15 @@
 """How a verb ended, in words."""
 
 import diffrax
+import equinox as eqx
 import jax
-from jaxtyping import Array, PyTree
+from jax import lax
+from jaxtyping import Array, Bool, PyTree
 
 from ._checks import is_traced
+
+# Arrays of so many numbers are refused in parts.
+_LARGE = 2**20
 
 _NOT_UNIQUE = """
 The stationary law is not unique: the generator splits into 2 or more closed classes, sets of states never left again.
@@ -102,4 +107,21 @@ def answer(value: PyTree[Array], result: RESULTS, throw: bool) -> PyTree:
     # Where the outcome is known and good there is nothing to compile.
     if not is_traced(failed) and not bool(failed):
         return value
-    return jax.tree.map(lambda x: result.error_if(x, failed), value)
+    return jax.tree.map(lambda x: _refused(x, result, failed), value)
+
+
+@eqx.filter_custom_jvp
+def _refused(x: Array, result: RESULTS, failed: Bool[Array, ""]) -> Array:
+    """`x`, refused if the result `failed`."""
+    if x.ndim < 2 or x.size < _LARGE:
+        return result.error_if(x, failed)
+    # Where they lie, one part after the other: a check of all at once would copy them, into memory that is new.
+    part = lambda i, x: x.at[i].set(result.error_if(x[i], failed))
+    return lax.fori_loop(0, x.shape[0], part, x)
+
+
+@_refused.def_jvp
+def _(primals, tangents):
+    tangent, *_ = tangents
+    out = _refused(*primals)
+    return out, jax.numpy.zeros_like(out) if tangent is None else tangent

@@ -113,7 +113,9 @@ def _solved(
 ) -> tuple[Array, RESULTS, dict[str, Any]]:
     problem = once((generator, p0, ts), "`ShiftInvert()` has the first alone.  Take differences of `jax.grad`s.")
     ps, error, solves, factors = _propagate(problem, tol, method, max_krylov, max_factors)
-    negative = -generator.mass(jnp.minimum(ps, 0)) / generator.mass(p0)
+    # One density after the other: all of them at once would be written down once more.
+    below = lax.map(lambda p: -generator.mass(jnp.minimum(p, 0)), lax.stop_gradient(ps))
+    negative = below / generator.mass(p0)
     error = jnp.concatenate([jnp.zeros(1, p0.dtype), error])
     result = outcome((~jnp.all(error <= tol), RESULTS.not_converged), (jnp.any(negative > tol), RESULTS.negative))
     return ps, result, dict(num_steps=solves, num_factors=factors, error=error)

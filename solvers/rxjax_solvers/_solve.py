@@ -138,19 +138,21 @@ def solve(
         return Solution(ts, p0[None], RESULTS.successful, stats, name)
     rtol, atol = non_negative(rtol, "rtol"), non_negative(atol, "atol")
     steps = _Steps(rtol, atol, dt0, stepsize_controller, saveat, adjoint, progress_meter, max_steps)
-    if far is not None:
-        ps, result, stats = _either(far, method, steps, generator, p0, ts)
-        return Solution(ts, answer(ps, result, True) if throw else ps, result, stats, f"{name} or ShiftInvert")
-    if isinstance(method, diffrax.AbstractSolver):
+    if far is None and isinstance(method, diffrax.AbstractSolver):
         at, ps, result, stats = steps.run(method, generator, p0, ts, throw)
         return Solution(at, ps, result, stats, name)
-    if not plain:
+    if far is None and not plain:
         raise ValueError(
             f"Argument `method` must be a diffrax solver when steps, save points or adjoints are given, but it is "
             f"{name}(), which covers the whole interval at once.  Leave them out, or use Strang()."
         )
-    ps, result, stats = _at_once(method, generator, p0, ts)
-    return Solution(ts, answer(ps, result, True) if throw else ps, result, stats, name)
+    if far is None:
+        ps, result, stats = _at_once(method, generator, p0, ts)
+    else:
+        ps, result, stats = _either(far, method, steps, generator, p0, ts)
+        name = f"{name} or ShiftInvert"
+    ps = answer(ps, result, True) if throw else ps
+    return Solution(ts, ps, result, stats | _sums(generator, ps), name)
 
 
 class _Steps(NamedTuple):
@@ -199,7 +201,7 @@ class _Steps(NamedTuple):
         )
         stats = {k: v for k, v in sol.stats.items() if k != "max_steps"}
         if isinstance(sol.ys, jax.Array):
-            stats |= dict(mass=generator.mass(sol.ys), min=jnp.min(sol.ys))
+            stats |= _sums(generator, sol.ys)
         if isinstance(method, Strang) and sol.solver_state is not None:
             stats |= dict(limited_steps=sol.solver_state.limited, moved_mass=sol.solver_state.moved)
         return sol.ts, sol.ys, RESULTS.promote(sol.result), stats
@@ -208,7 +210,11 @@ class _Steps(NamedTuple):
 def _at_once(method: Any, generator: AbstractGenerator, p0: Array, ts: Array) -> tuple[Array, RESULTS, dict[str, Any]]:
     ps, result, stats = method.run(generator, p0, ts)
     result = result if isinstance(result, RESULTS) else RESULTS.promote(result)
-    return ps, result, stats | dict(mass=generator.mass(ps), min=jnp.min(ps))
+    return ps, result, stats
+
+
+def _sums(generator: AbstractGenerator, ps: Array) -> dict[str, Array]:
+    return dict(mass=generator.mass(ps), min=jnp.min(ps))
 
 
 def _either(far: Array, method: Any, steps: _Steps, generator: AbstractGenerator, p0: Array, ts: Array):
@@ -217,8 +223,7 @@ def _either(far: Array, method: Any, steps: _Steps, generator: AbstractGenerator
     def common(result, ps, stats):
         taken = jnp.asarray(stats["num_steps"], jnp.int32)
         rejected = jnp.asarray(stats.get("num_rejected_steps", 0), jnp.int32)
-        steps = dict(num_steps=taken, num_accepted_steps=taken - rejected, num_rejected_steps=rejected)
-        return ps, result, steps | dict(mass=stats["mass"], min=stats["min"])
+        return ps, result, dict(num_steps=taken, num_accepted_steps=taken - rejected, num_rejected_steps=rejected)
 
     def near(generator, p0, ts):
         if isinstance(method, diffrax.AbstractSolver):
