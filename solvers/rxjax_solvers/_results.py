@@ -3,6 +3,7 @@
 import diffrax
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, PyTree
 
@@ -124,4 +125,4 @@ def _refused(x: Array, result: RESULTS, failed: Bool[Array, ""]) -> Array:
 def _(primals, tangents):
     tangent, *_ = tangents
     out = _refused(*primals)
-    return out, jax.numpy.zeros_like(out) if tangent is None else tangent
+    return out, jnp.zeros_like(out) if tangent is None else tangent
