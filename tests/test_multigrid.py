@@ -272,10 +272,11 @@ def test_edges_beyond_the_reach_of_elimination():
 
 def test_what_cannot_be_solved_is_reported():
     two = rxs.MasterEquation.from_edges([0, 1, 2, 3], [1, 0, 3, 2], 1.0, size=4)
-    factor = rxs.factorize(two, target=jnp.arange(4) == 0, method=rxs.Iteration(max_steps=20))
-    _, result = rxs.mean_first_passage_time(two, None, factor=factor, throw=False)
+    target = jnp.arange(4) == 0
+    factor = rxs.factorize(two, target=target, method=rxs.Iteration(max_steps=20))
+    _, result = rxs.mean_first_passage_time(two, target, factor=factor, throw=False)
     assert result == rxs.RESULTS.unsolved
     with pytest.raises(Exception, match="An iterative solve did not reach its tolerance"):
-        jax.block_until_ready(rxs.mean_first_passage_time(two, None, factor=factor))
+        jax.block_until_ready(rxs.mean_first_passage_time(two, target, factor=factor))
     with pytest.raises(ValueError, match="`tol` must be positive"):
         rxs.factorize(two, shift=1.0, method=rxs.Iteration(tol=0.0))
