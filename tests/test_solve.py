@@ -1,6 +1,7 @@
 """The front door: what it returns, refuses, passes on; jit, vmap and derivatives."""
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -299,6 +300,9 @@ def test_large_answers_are_refused_in_parts(monkeypatch):
     np.testing.assert_array_equal(part(x, jnp.array(False)), x[-1, 1:])
     with pytest.raises(Exception, match="did not reach its tolerance"):
         part(x, jnp.array(True)).block_until_ready()
+    # Outside of `jit` in words alone, as small ones are.
+    with pytest.raises(eqx.EquinoxRuntimeError, match="An iteration did not reach its tolerance"):
+        refused(x, jnp.array(True))
     cubes = lambda x, failed: jnp.sum(refused(x, failed) ** 3)
     slope, (_, bend) = jax.jit(
         jax.vmap(

@@ -105,9 +105,9 @@ def answer(value: PyTree[Array], result: RESULTS, throw: bool) -> PyTree:
     if not throw:
         return value, result
     failed = result != RESULTS.successful
-    # Where the outcome is known and good there is nothing to compile.
-    if not is_traced(failed) and not bool(failed):
-        return value
+    # Where the outcome is known there is nothing to compile.
+    if not is_traced(failed):
+        return jax.tree.map(lambda x: result.error_if(x, failed), value) if bool(failed) else value
     return jax.tree.map(lambda x: _refused(x, result, failed), value)
 
 
