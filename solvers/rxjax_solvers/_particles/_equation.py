@@ -26,7 +26,11 @@ class Equation(NamedTuple):
 def check_equation(
     drift: Coefficient, diffusion: Coefficient, noise: Coefficient, convention: AbstractConvention | None
 ) -> Equation:
-    """Outside of the program of a verb, where values are known."""
+    """Outside of the program of a verb, where values are known.
+
+    **Raises:** `ValueError` for both or neither of `diffusion` and `noise`, noise that varies without a convention, a
+    diffusion that is negative or not semi-definite, and a potential given as an array.
+    """
     if (diffusion is None) == (noise is None):
         raise ValueError("Argument `diffusion` must be given or `noise`, but not both.")
     if convention is None:
@@ -56,8 +60,8 @@ def check_equation(
 def ito_form(equation: Equation, dim: int) -> tuple[Callable, Callable]:
     """`b(t, theta) -> (d,)` and `sigma(t, theta) -> (d, m)` of `dX = b dt + sigma dW` in Ito's sense."""
     drift, diffusion, noise, convention = equation
-    varies = _varies(diffusion if noise is None else noise)
-    given = _function(diffusion if noise is None else noise)
+    given = diffusion if noise is None else noise
+    varies, given = _varies(given), _function(given)
 
     def spread(t, theta):
         value = jnp.asarray(given(t, theta), theta.dtype)
