@@ -126,7 +126,8 @@ def in_blocks(fn: Callable, grid: Rows, fields: Sequence[Array], reduce: Callabl
         here = [lax.dynamic_slice_in_dim(x, first, together) if x.ndim else x for x in fields]
         return reduce(values, here, first, filled)
 
-    empty = [lax.empty((*before, grid.rows, last, *after), dtype) for before, after, dtype in outputs]
-    filled = lax.fori_loop(0, -(-grid.rows // together), block, empty)
+    # Not `lax.empty`, which `vmap` copies for each of its members: `jax.jacfwd` and `jax.hessian` refuse that.
+    filled = [jnp.zeros((*before, grid.rows, last, *after), dtype) for before, after, dtype in outputs]
+    filled = lax.fori_loop(0, -(-grid.rows // together), block, filled)
     shape = tuple(x.shape[0] for x in grid.axes)
     return [x.reshape(*before, *shape, *after) for x, (before, after, _) in zip(filled, outputs, strict=True)]

@@ -1,5 +1,6 @@
 """The compiled programs behind the rates on a grid."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -71,7 +72,7 @@ def log_sums(
     landscape: Callable,
     grid: Grid,
     delta: Float[Array, "m d"],
-    log_weights: Float[Array, " m"],
+    weights: Float[Array, " m"],
     attempt: Float[Array, "..."],
     temperature: Float[Array, "..."],
     energy: str,
@@ -84,10 +85,14 @@ def log_sums(
     # Evaluations of the landscape take turns, for the sake of memory.
     together = _GROUP if energy == "inner_product" else 1
     extra = -delta.shape[0] % together
-    groups = (
-        jnp.pad(delta, ((0, extra), (0, 0))).reshape(-1, together, grid.dim),
-        jnp.pad(log_weights, (0, extra), constant_values=-jnp.inf).reshape(-1, together),
-    )
+    weights = jnp.pad(weights, (0, extra)).reshape(-1, together)
+    none = weights == 0
+    # A weight is a factor where it is zero and has no logarithm.
+    logs, factors = jnp.log(jnp.where(none, 1, weights)), jnp.where(none, weights, 1)
+    groups = jnp.pad(delta, ((0, extra), (0, 0))).reshape(-1, together, grid.dim), logs, factors
+    # Only the rate of an update with weight zero can be above the highest that counts: its slope by the weight is kept
+    # where all derivatives are finite.
+    most = math.log(float(jnp.finfo(delta.dtype).max)) / 2
     rows = rows_of(
         lax.optimization_barrier(grid.axes),
         cost(local, grid.dim, delta.dtype)[0],
@@ -102,19 +107,19 @@ def log_sums(
         linear = energy == "inner_product"
         values = tuple(-beta * x for x in values) if linear else values
 
-        def term(update, log_weight):
+        def term(update, log):
             exponent = change(values, update, rows.batch)
-            return log_weight + (exponent if linear else -beta * exponent)
+            return log + (exponent if linear else -beta * exponent)
 
         def highest(top, group):
-            for update, log_weight in zip(*group, strict=True):
-                top = jnp.maximum(top, term(update, log_weight))
+            for update, log, factor in zip(*group, strict=True):
+                top = jnp.maximum(top, jnp.where(factor == 0, -jnp.inf, term(update, log)))
             return top, None
 
         def add(sums, group):
             total, moments = sums
-            for update, log_weight in zip(*group, strict=True):
-                rate = jnp.exp(term(update, log_weight) - top)
+            for update, log, factor in zip(*group, strict=True):
+                rate = factor * jnp.exp(jnp.minimum(term(update, log) - top, most))
                 total = total + rate
                 moments = [moment + update[i] * rate for i, moment in enumerate(moments)]
             return (total, moments), None

@@ -258,12 +258,12 @@ def _weighted_terms(
     tau0: ArrayLike,
     k: ArrayLike,
 ) -> tuple[Array, Array, Array, Array]:
-    """Updates, logarithms of their weights, and the two fields."""
+    """Updates, their weights, and the two fields."""
     updates, _ = _updates(delta, grid)
     attempt, temperature = _fields(grid, entropy, tau0, k, temperature)
     temperature = positive(temperature, "temperature", "For the limit without noise take `rate_on_grid`.")
     if weights is None:
-        return updates, jnp.zeros(updates.shape[:1], updates.dtype), attempt, temperature
+        return updates, jnp.ones(updates.shape[:1], updates.dtype), attempt, temperature
     weights = real_array(weights, "weights").astype(updates.dtype)
     if weights.shape != updates.shape[:1]:
         raise ValueError(
@@ -275,5 +275,4 @@ def _weighted_terms(
         (jnp.all(weights == 0), "is zero for every update"),
     ]
     weights = require(weights, "weights", "be non-negative and finite, and not all zero", faults)
-    none = weights == 0
-    return updates, jnp.where(none, -jnp.inf, jnp.log(jnp.where(none, 1, weights))), attempt, temperature
+    return updates, weights, attempt, temperature

@@ -216,6 +216,17 @@ def test_gradients():
     assert_gradients([(all_of_it, 0.8), (difference, 0.8)])
 
 
+def test_slopes_by_weights_of_zero_and_in_forward_mode():
+    """An update that is left out has the slope of one that is let in; `jax.hessian` takes forward mode over reverse."""
+    terms = log_rates(RIPPLE, GRID, UPDATES, 0.7)
+    weights = jnp.array([0.0, 0.5, 2.0])
+    total = lambda w: total_rate_on_grid(RIPPLE, GRID, UPDATES, 0.7, weights=w, **SETTINGS)
+    share = np.exp(terms) / np.einsum("m...,m->...", np.exp(terms), weights)
+    np.testing.assert_allclose(jax.jacfwd(total)(weights), np.moveaxis(share, 0, -1), rtol=1e-10)
+    curvature = jax.hessian(lambda w: jnp.sum(total(w)))(weights)
+    np.testing.assert_allclose(curvature, -np.einsum("aij,bij->ab", share, share), rtol=1e-10)
+
+
 def test_vmap_over_temperatures_equals_loop():
     temperatures = jnp.array([0.5, 1.0, 2.0])
     both = lambda t: (rate_on_grid(RIPPLE, GRID, UPDATES, t), flow_on_grid(RIPPLE, GRID, UPDATES, t).mean_update)
