@@ -174,11 +174,26 @@ def test_refusals():
         (lambda: rx.sweep(lambda x: {"status": x}, x=[1.0]), "Argument `fn` must return names and dimensions other"),
         (lambda: rx.sweep(lambda x: x, x=[1.0], dims={"y": ()}), "Argument `dims` must name what `fn` returns, value"),
         (lambda: rx.sweep(lambda x: x, x=[1.0], dims={"value": ("a",)}), "Argument `dims` must name each axis of"),
+        (lambda: rx.sweep(lambda x: jnp.eye(2), x=[1.0], dims={"value": "aa"}), "Argument `dims` must name each axis"),
+        (lambda: rx.sweep(lambda x: {"a.b": x, "a": {"b": x}}, x=[1.0]), "two of its leaves are called `a.b`"),
+        (lambda: rx.sweep(lambda key: key, key=[1.0], seed=0), "Argument `axes` must not name `key` where"),
+        (lambda: rx.sweep(lambda x: x, x=[1.0], coords={"x": [2.0]}), "Argument `coords` must.* it names the axis `x`"),
+        (lambda: rx.sweep(lambda x: jnp.ones(3), x=[1.0], coords={"value_0": [1]}), "`dims` and `coords` must fit"),
         (lambda: rx.sweep(lambda x: rx.solvers.RESULTS.successful, x=[1.0]), "Argument `fn` must return at least one"),
     ]
     for call, words in bad:
         with pytest.raises(ValueError, match=words):
             call()
+
+
+def test_floats_that_numpy_does_not_have_are_kept_in_float32(tmp_path):
+    """A NaN among them is a failed point too."""
+    half = lambda x: {"half": jnp.sqrt(x).astype(jnp.bfloat16), "few": x.astype(jnp.int4)}
+    for options in ({}, {"store": tmp_path / "half.zarr"}):
+        data = rx.sweep(half, x=[-1.0, 2.0], **options)
+        assert data.half.dtype == np.float32 and data.few.dtype == np.int8
+        np.testing.assert_array_equal(data.half, [np.nan, np.float32(jnp.bfloat16(2**0.5))])
+        assert list(data.status.values) == ["`half` is NaN", "ok"] and list(data.few.values) == [0, 2]
 
 
 def test_numbers_that_float32_has_not_are_refused(float32):

@@ -44,6 +44,21 @@ def labelled(
     return data
 
 
+def check_labels(points: Points, outputs: Sequence[Output], coords: Mapping[str, Any]) -> None:
+    """Refuse labels that do not fit before anything is computed."""
+    for name in set(coords) & set(points.values):
+        raise ValueError(f"Argument `coords` must name what `fn` returns, but it names the axis `{name}`.")
+    blank = {
+        o.name: ((*points.dims, *o.dims), np.broadcast_to(o.missing, (*points.shape, *o.shape)))
+        for o in outputs
+        if o.result is None
+    }
+    try:
+        labelled(points, blank, coords, {})
+    except ValueError as error:
+        raise ValueError(f"Arguments `dims` and `coords` must fit what `fn` returns, but: {error}.") from None
+
+
 def filled(points: Points, outputs: Sequence[Output]) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Arrays for all points: the outputs, and the statuses."""
     values = {o.name: np.full((*points.shape, *o.shape), o.missing, o.dtype) for o in outputs if o.result is None}

@@ -26,7 +26,10 @@ def is_result(x: Any) -> bool:
 
 @dataclass(frozen=True)
 class Output:
-    """One leaf: its name, what each point gives, and the dimensions of that; `result` for a member of `RESULTS`."""
+    """One leaf: its name, what each point gives, and the dimensions of that; `result` for a member of `RESULTS`.
+
+    `dtype` is that in which values are kept.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -52,10 +55,10 @@ def describe(tree: PyTree, dims: Mapping[str, Sequence[str]], taken: Sequence[st
         name = ".".join(_step(key) for key in path) or "value"
         array = jax.tree.leaves(leaf)[0] if is_result(leaf) else leaf
         own = tuple(dims.get(name, [f"{name}_{i}" for i in range(array.ndim)]))
-        if len(own) != array.ndim:
+        if len(own) != array.ndim or len(set(own)) != len(own):
             raise ValueError(
-                f"Argument `dims` must name each axis of `{name}`, of shape {array.shape} at one point, but it holds "
-                f"{own}."
+                f"Argument `dims` must name each axis of `{name}`, of shape {array.shape} at one point, by a name of "
+                f"its own, but it holds {own}."
             )
         if jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended):
             raise ValueError(f"Argument `fn` must return numbers, but `{name}` is {array.dtype}.")
@@ -64,7 +67,9 @@ def describe(tree: PyTree, dims: Mapping[str, Sequence[str]], taken: Sequence[st
                 f"Argument `fn` must return names and dimensions other than those of the axes and `{STATUS}`, but it "
                 f"returns `{name}` with {own}."
             )
-        outputs.append(Output(name, array.shape, np.dtype(array.dtype), own, leaf if is_result(leaf) else None))
+        if name in {o.name for o in outputs}:
+            raise ValueError(f"Argument `fn` must return each name once, but two of its leaves are called `{name}`.")
+        outputs.append(Output(name, array.shape, _kept(array.dtype), own, leaf if is_result(leaf) else None))
     unknown = set(dims) - {o.name for o in outputs}
     if unknown:
         names = ", ".join(o.name for o in outputs)
@@ -72,6 +77,13 @@ def describe(tree: PyTree, dims: Mapping[str, Sequence[str]], taken: Sequence[st
     if all(o.result is not None for o in outputs):
         raise ValueError("Argument `fn` must return at least one array, but it returns none.")
     return outputs
+
+
+def _kept(dtype: Any) -> np.dtype:
+    """NumPy's own dtype that holds all values of one: of bfloat16, 8-bit floats and half bytes files know nothing."""
+    if np.dtype(dtype).isbuiltin == 1:
+        return np.dtype(dtype)
+    return np.dtype(np.float32 if jax.dtypes.issubdtype(dtype, np.floating) else np.int8)
 
 
 def _step(key: Any) -> str:

@@ -184,7 +184,8 @@ class Program:
         return self._compiled(*jax.device_put(arguments, self._sharding))
 
     def _fetched(self, index: np.ndarray, launched: Any) -> list[np.ndarray]:
-        return [np.array(x)[: len(index)] for x in jax.device_get(launched)]
+        values = zip(self.outputs, jax.device_get(launched), strict=True)
+        return [np.array(x, o.dtype)[: len(index)] for o, x in values]
 
     def _rescue(self, index: np.ndarray, error: Exception) -> tuple[list[np.ndarray], list[str]]:
         """The values of a chunk in which a point raised: halves of it, then its points one by one."""

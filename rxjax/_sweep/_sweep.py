@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from ..hardware._memory import as_bytes, available_memory
 from ._axes import Tiles, as_points, check_function
-from ._dataset import filled, labelled, versions
+from ._dataset import check_labels, filled, labelled, versions
 from ._devices import agreed, as_mesh, first_process, meet, share
 from ._footprint import FETCHED, Footprint
 from ._identity import identity
@@ -48,7 +48,8 @@ def sweep(
     **Arguments:**
 
     - `fn`: called with one scalar for each axis, by name; any function that jits and vmaps.  It returns an array or a
-        PyTree of arrays: each leaf becomes a variable, called by its path joined with dots, or `value`.  A member of
+        PyTree of arrays: each leaf becomes a variable, called by its path joined with dots, or `value`; floats that
+        NumPy does not have, as bfloat16, are kept in float32.  A member of
         `rxjax.solvers.RESULTS` in the tree decides whether the point failed: ask the verbs for it with `throw=False`,
         which is also the fastest way, for a check that raises makes its chunk be taken apart.
     - `axes`: name to vector of values; the product of all, or side by side with `zipped` (dimension `point`).
@@ -95,6 +96,8 @@ def sweep(
         ```
     """
     points = as_points(axes, zipped)
+    if seed is not None and "key" in axes:
+        raise ValueError("Argument `axes` must not name `key` where a `seed` is given, which makes it, but it does.")
     check_function(fn, [*points.values, *(["key"] if seed is not None else [])])
     if chunk is not None and chunk < 1:
         raise ValueError(f"Argument `chunk` must be at least 1, but it is {chunk}.")
@@ -106,6 +109,7 @@ def sweep(
     traced, tree = trace(fn, points, seed)
     one = jax.extend.core.jaxpr_as_fun(traced)
     outputs = describe(tree, dims or {}, points.dims)
+    check_labels(points, outputs, coords or {})
     program = Program(one, points, outputs, mesh, footprint)
     name = f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', type(fn).__name__)}"
     notes = {"function": name, "seed": "none" if seed is None else seed, "zipped": zipped, "memory_limit": limit}
