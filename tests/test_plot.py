@@ -58,6 +58,9 @@ def test_density(moving, tmp_path):
     legends = [ax.get_legend() for ax in chosen.axes]
     words += " ".join(t.get_text() for legend in legends if legend is not None for t in legend.get_texts())
     assert "t = 0" in words and "t = 5" in words
+    # Where all has left through an open side.
+    with np.errstate(all="raise"):
+        rx.plot.density(eqx.tree_at(lambda f: f.ps, moving, 0 * moving.ps)).savefig(tmp_path / "b.png")
 
 
 def test_own_axes_are_used(moving):

@@ -224,6 +224,7 @@ def test_heat_map_and_its_lines():
     for call, words in (
         (lambda: rx.plot.heatmap(data, "tim"), "Argument `name` must be one of n, time, status"),
         (lambda: rx.plot.heatmap(data.isel(batch_size=0), "time"), "Argument `name` must have two dimensions"),
+        (lambda: rx.plot.heatmap(data, "status"), "Argument `name` must be a variable of real numbers.*holds <U2"),
         (lambda: rx.plot.heatmap(data, "time", dataset_size=0), "Argument `dataset_size` must be positive"),
         (lambda: rx.plot.heatmap(data, "time", x="a"), "Arguments `x` and `y` must be the dimensions"),
         (lambda: rx.plot.heatmap(data[["time"]] * np.nan, "time"), "Argument `data` must hold a finite value"),

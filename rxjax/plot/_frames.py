@@ -105,7 +105,7 @@ def telling(ps: np.ndarray, n: int) -> list[int]:
     spacing of the times that were asked for says something too.
     """
     flat = ps.reshape(len(ps), -1)
-    flat = flat / flat[0].sum()
+    flat = flat / (flat[0].sum() or 1.0)
     order = np.linspace(0.0, 1.0, len(ps))
     distance = lambda i: np.abs(flat - flat[i]).sum(axis=1) + 1.5 * np.abs(order - order[i])
     picked = [0, len(ps) - 1]

@@ -39,7 +39,8 @@ def heatmap(
 
     **Returns:** the figure.
 
-    **Raises:** `ValueError` for a variable that is not there, has other than two dimensions or no finite value.
+    **Raises:** `ValueError` for a variable that is not there, has other than two dimensions, no real numbers or no
+    finite one.
 
     !!! example
 
@@ -62,6 +63,8 @@ def heatmap(
         raise ValueError(
             f"Argument `name` must have two dimensions, but `{name}` has {array.dims}.  Take a slice of `data` first."
         )
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"Argument `name` must be a variable of real numbers, but `{name}` holds {array.dtype}.")
     x, y = _sides(array.dims, x, y)
     values = np.asarray(array.transpose(y, x).values, np.float64)
     shown = np.ma.masked_invalid(values)

@@ -81,7 +81,8 @@ def draw_loss_behind(ax: Axes, frames: Frames, ps: np.ndarray) -> Axes:
     twin.fill_between(x, frames.energy, frames.energy.min(), color=GREY, alpha=0.12, lw=0)
     # As high as any shown density reaches, and some room: steep walls would flatten the wells.
     reached = np.any(ps > 1e-3 * ps.max(axis=1, keepdims=True), axis=0)
-    low, high = frames.energy.min(), frames.energy[reached].max()
+    low = frames.energy.min()
+    high = frames.energy[reached].max(initial=low)
     twin.set_ylim(low, min(low + 1.25 * (high - low), frames.energy.max()) if high > low else None)
     twin.set_ylabel("loss", color=GREY)
     twin.tick_params(axis="y", colors=GREY)
