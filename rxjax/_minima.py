@@ -77,7 +77,7 @@ def find_minima(
     - `max_minima`: rows of the result, padded and masked; the lowest minima are kept.  With it the function works
         inside `jit` and `vmap`; without it the number of rows is the number found, and it must be called outside.
     - `merge_distance`: points closer than this are one minimum.  If not given, ten times the accuracy to which points
-        are found: 1.5e-7 of the box in float64, 3.5e-3 in float32.
+        are found: 1.5e-7 of each side of the box in float64, 3.5e-3 in float32.
     - `max_steps`: of BFGS, for each start.
 
     **Returns:** a `Minima`.  Look at `stats["unseen"]`: 0 says that every minimum was hit twice or more.  No search
@@ -121,8 +121,12 @@ def find_minima(
     span = jnp.stack([jnp.min(at, 0), jnp.max(at, 0)], 1) if bounds is None else bounds.astype(at.dtype)
     size = jnp.max(span[:, 1] - span[:, 0])
     size = jnp.where(size > 0, size, 1)
-    merge = 10 * accuracy(at.dtype) * size if merge_distance is None else jnp.asarray(merge_distance, at.dtype)
-    merge = positive(merge, "merge_distance")
+    if merge_distance is None:
+        # Side by side: a box may be a thousand times as long as it is wide.
+        merge = 10 * accuracy(at.dtype) * (size if bounds is None else span[:, 1] - span[:, 0])
+    else:
+        merge = positive(jnp.asarray(merge_distance, at.dtype), "merge_distance")
+    merge = jnp.broadcast_to(merge, span.shape[:1])
 
     room = at.shape[0] if max_minima is None else max_minima
     small = min(room, _ROOM) if max_minima is None else room
@@ -213,7 +217,8 @@ def _collect(search: dict[str, Array], merge: Array, size: Array, room: int) -> 
     order = jnp.argsort(jnp.where(good, jax.lax.stop_gradient(search["energies"]), jnp.inf))
     ends = jax.tree.map(lambda x: x[order], search)
     good = good[order]
-    firsts, labels, dropped = deduplicate(jax.lax.stop_gradient(ends["points"]), good, merge, room)
+    places = jax.lax.stop_gradient(ends["points"]) / merge[None, :]
+    firsts, labels, dropped = deduplicate(places, good, jnp.ones((), merge.dtype), room)
     mask = firsts >= 0
     rows = {k: ends[k][jnp.maximum(firsts, 0)] for k in ("points", "energies", "hessian_eigenvalues", "degenerate")}
     counts = jnp.sum(labels[None, :] == jnp.arange(room, dtype=jnp.int32)[:, None], axis=1).astype(jnp.int32)

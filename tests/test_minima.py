@@ -70,6 +70,16 @@ def test_muller_brown():
     np.testing.assert_array_equal(five.points[:3], minima.points)
 
 
+def test_a_box_much_longer_than_wide(float32):
+    """Minima a side apart are told apart on the short side too."""
+    units = jnp.array([1000.0, 1.0])
+    wells = lambda x: jnp.sum(((x / units) ** 2 - 1) ** 2) + x[0] / 10000
+    minima = rx.find_minima(wells, starts=32, bounds=2 * jnp.stack([-units, units], axis=1))
+    expected = [[-1.0123, -1], [-1.0123, 1], [0.9873, -1], [0.9873, 1]]
+    found = np.asarray(minima.points / units[None])
+    np.testing.assert_allclose(found[np.lexsort((found[:, 1], found[:, 0].round(3)))], expected, atol=1e-3)
+
+
 def test_padding_and_motion_under_jit_and_vmap():
     """Minima that move with a parameter: found in a batch, and dx*/da = -H^-1 d(grad L)/da, dE/da = dL/da at rest."""
 

@@ -75,6 +75,7 @@ def find_barriers(
         with the improved tangent and a climbing image; candidates are all their tops.  If not given, the grid up
         to three dimensions where there are bounds.
     - `bounds`: `(d, 2)`, the box in which saddles count; that of the landscape if not given.  A band needs none.
+        Its longest side is the scale of all steps: rescale coordinates that differ a hundredfold.
     - `resolution`: points of the grid on each axis, one number or one an axis.  If not given 4096, 256 or 64 in one,
         two or three dimensions.  Good values: five or more across the narrowest pass.
     - `neighbours`: bands go from each minimum to so many nearest others, and after that between unconnected parts.
