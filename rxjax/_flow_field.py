@@ -11,7 +11,7 @@ from rxjax_solvers._checks import require
 
 from ._arrays import real_array, real_arrays, summation_dtype
 from ._known import at_once_if_known, positive
-from ._limits import exponential
+from ._limits import exponential, times_rate
 from ._rates import log_attempt_frequency
 from .proposals import AbstractProposal, Box, Gaussian
 
@@ -111,11 +111,8 @@ def flow_field(
     """
     tilt, unravel, attempt = _tilt(gradient, temperature, proposal, entropy, tau0, k)
     rate = exponential(attempt + proposal.log_mgf(tilt))
-    jump = proposal.tilted_mean(tilt)
     # An axis without slope has no flow, also where the total rate overflows.
-    endless = jnp.isinf(rate)
-    flow = jnp.where(endless, jnp.where(jump == 0, 0, jnp.sign(jump) * jnp.inf), jnp.where(endless, 0, rate) * jump)
-    return unravel(flow)
+    return unravel(times_rate(rate, proposal.tilted_mean(tilt)))
 
 
 def _tilt(

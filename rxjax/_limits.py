@@ -40,6 +40,12 @@ def _exponential_jvp(primals, tangents):
     return y, saturate(y) * tangents[0]
 
 
+def times_rate(rate: Array, jump: Array) -> Array:
+    """`rate * jump`; where the rate is infinite, infinite with the sign of the jump, and zero along an axis without."""
+    endless = jnp.isinf(rate)
+    return jnp.where(endless, jnp.where(jump == 0, 0, jnp.sign(jump) * jnp.inf), jnp.where(endless, 0, rate) * jump)
+
+
 def saturate(x: Array) -> Array:
     """Infinities replaced by a large finite number of their sign.  For slopes only, never for values.
 

@@ -13,7 +13,7 @@ from rxjax_solvers._offsets import offsets_within
 
 from ._arrays import real_array
 from ._grid_sums import log_rates, log_sums
-from ._limits import exponential
+from ._limits import exponential, times_rate
 from ._rates import log_attempt_frequency
 from .landscapes import check_landscape
 
@@ -132,7 +132,7 @@ class GridFlow(eqx.Module):
     @property
     def flow(self) -> Float[Array, "*shape d"]:
         """The velocity, `theta` per tau0."""
-        return self.total[..., None] * self.mean_update
+        return times_rate(self.total[..., None], self.mean_update)
 
 
 def total_rate_on_grid(

@@ -142,6 +142,9 @@ def test_sums_where_the_rates_overflow():
     assert np.isinf(flow.total).any()
     steepest = np.argmin([np.einsum("...d,d->...", slopes(polynomial, GRID), u) for u in UPDATES], axis=0)
     np.testing.assert_allclose(flow.mean_update, UPDATES[steepest], atol=1e-6)
+    # Along an axis on which nothing moves there is no flow, however high the rate.
+    endless = np.isinf(flow.total) & (np.asarray(flow.mean_update[..., 1]) == 0)
+    assert endless.any() and not np.asarray(flow.flow[..., 1])[endless].any() and not np.isnan(flow.flow).any()
 
 
 def slopes(landscape, grid):
