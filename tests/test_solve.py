@@ -53,17 +53,23 @@ def test_jit_equals_eager_and_passes_options_on():
     p0 = small.gaussian(-1, 0.4)
     eager = rxs.solve(W, p0, TS, progress_meter=diffrax.NoProgressMeter())
     dense = diffrax.SaveAt(t1=True, steps=True)
-    compiled, dense, few = jax.jit(
+    mean = diffrax.SaveAt(ts=TS[1:], fn=lambda t, p, args: small.integrate(small.axes[0] * p))
+    plain = diffrax.SaveAt(ts=TS[1:])
+    compiled, dense, few, means, saved = jax.jit(
         lambda W, p0: (
             rxs.solve(W, p0, TS, method=rxs.Strang()),
             rxs.solve(W, p0, TS, saveat=dense),
             rxs.solve(W, p0, TS, method=rxs.Strang(), max_steps=2, throw=False),
+            rxs.solve(W, p0, TS, saveat=mean),
+            rxs.solve(W, p0, TS, saveat=plain),
         )
     )(W, p0)
     np.testing.assert_array_equal(eager.ps[0], p0)
     np.testing.assert_allclose(eager.ps, compiled.ps, rtol=1e-11)
     assert dense.ts is not None and dense.ps.ndim == 2 and jnp.all(dense.ts[0] > 0)
     assert few.result == rxs.RESULTS.max_steps_reached
+    np.testing.assert_allclose(means.ps, small.integrate(small.axes[0][None] * saved.ps), rtol=1e-12)
+    assert "mass" in dense.stats and "mass" not in means.stats
     with pytest.raises(Exception, match="maximum number of solver steps"):
         rxs.solve(W, p0, TS, method=rxs.Strang(), max_steps=2)
 
@@ -248,6 +254,8 @@ def test_a_method_is_an_object_and_tolerances_have_a_sign():
     for method in ("strang", rxs.Strang):
         with pytest.raises(ValueError, match=r"`method` must be Strang\(\), .*, an object, but it is .*[sS]trang"):
             rxs.solve(FREE, FLAT, TS, method=method)
+    with pytest.raises(ValueError, match=r"`adjoint` must not be BacksolveAdjoint\(\), which carries the density back"):
+        rxs.solve(FREE, FLAT, TS, adjoint=diffrax.BacksolveAdjoint())
 
 
 def test_refusals_inside_jit():

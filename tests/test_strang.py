@@ -362,6 +362,13 @@ def test_plain_diffeqsolve_with_constant_and_adaptive_steps():
     assert jnp.min(adaptive.ys) >= 0
 
 
+def test_time_does_not_run_backwards():
+    grid = rxs.Grid(-2.0, 2.0, 8)
+    term, p0 = rxs.GeneratorTerm(rxs.FokkerPlanck(jnp.zeros(1), 1.0, grid)), grid.gaussian(0.5, 0.4)
+    with pytest.raises(Exception, match=r"`t1` must lie after `t0` for Strang\(\), but it lies before it"):
+        diffrax.diffeqsolve(term, rxs.Strang(), 1.0, 0.0, -0.1, p0)
+
+
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_lowers_for_accelerators(platform):
     grid = rxs.Grid(jnp.float32(-2), jnp.float32(2), (8, 6), boundary=["reflecting", "periodic"])

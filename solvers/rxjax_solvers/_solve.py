@@ -30,6 +30,8 @@ _SPLITTING_REACH, _UNIFORMIZATION_REACH = 2e3, 1e5
 # Densities kept for a gradient: as many as a solve with default tolerances has steps.  Each costs a quarter of a step,
 # used or not, and each step beyond them one that is taken again.
 _CHECKPOINTS = 32
+# What a save point keeps of a density if nothing else is asked for.
+_AS_IT_IS = diffrax.SubSaveAt(t1=True).fn
 
 
 def check_density(p0: Array, generator: AbstractGenerator, name: str = "p0") -> Array:
@@ -170,6 +172,11 @@ class _Steps(NamedTuple):
     def run(self, method: diffrax.AbstractSolver, generator: AbstractGenerator, p0: Array, ts: Array, throw: bool):
         """Times, densities, how it ended and statistics."""
         controller, saveat = self.controller, self.saveat
+        if isinstance(self.adjoint, diffrax.BacksolveAdjoint):
+            raise ValueError(
+                "Argument `adjoint` must not be BacksolveAdjoint(), which carries the density back in time, where what "
+                "has spread has no way back.  Leave it out, or use RecursiveCheckpointAdjoint()."
+            )
         if controller is None:
             landing = ts if saveat is None else None
             controller = DensityController(rtol=self.rtol, atol=self.atol, step_ts=landing)  # pyright: ignore[reportCallIssue]
@@ -200,7 +207,8 @@ class _Steps(NamedTuple):
             throw=throw,
         )
         stats = {k: v for k, v in sol.stats.items() if k != "max_steps"}
-        if isinstance(sol.ys, jax.Array):
+        # What a function of the user's made of densities has no mass.
+        if isinstance(saveat.subs, diffrax.SubSaveAt) and saveat.subs.fn is _AS_IT_IS and sol.ys is not None:
             stats |= _sums(generator, sol.ys)
         if isinstance(method, Strang) and sol.solver_state is not None:
             stats |= dict(limited_steps=sol.solver_state.limited, moved_mass=sol.solver_state.moved)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from .._checks import require
 from .._diagonals import Lines
 from .._face_rates import AxisRates
 from .._fokker_planck import FokkerPlanck
@@ -26,10 +27,12 @@ class StrangState(eqx.Module):
 
     - `limited`: () integer, steps that had to be lifted by more than rounding.
     - `moved`: (), mass moved in doing so, in total.
+    - `sense`: () integer, that of time: 1, checked once.  Steps are multiplied by it, or the check is compiled away.
     """
 
     limited: Int[Array, ""]
     moved: Float[Array, ""]
+    sense: Int[Array, ""]
 
 
 class ConvexInterpolation(diffrax.AbstractLocalInterpolation):
@@ -91,7 +94,11 @@ class Strang(diffrax.AbstractAdaptiveSolver):
         return 3
 
     def init(self, terms, t0, t1, y0, args) -> StrangState:
-        return StrangState(jnp.zeros((), jnp.int32), jnp.zeros((), y0.dtype))
+        # diffeqsolve hands the term wrapped, and times that ascend: where they do not, only the wrapping says so.
+        backward = (getattr(terms, "direction", 1) == -1, "lies before it")
+        remedy = "A density that has spread has no way back."
+        sense = require(jnp.ones((), jnp.int32), "t1", "lie after `t0` for Strang()", [backward], remedy, "t1 < t0")
+        return StrangState(jnp.zeros((), jnp.int32), jnp.zeros((), y0.dtype), sense)
 
     def func(self, terms, t0, y0, args):
         return terms.vf(t0, y0, args)
@@ -100,7 +107,7 @@ class Strang(diffrax.AbstractAdaptiveSolver):
         del args, made_jump
         # diffeqsolve hands the term wrapped, to carry the direction of time.
         generator = getattr(terms, "term", terms).generator
-        h = jnp.asarray(t1 - t0, y0.dtype)
+        h = jnp.asarray(t1 - t0, y0.dtype) * solver_state.sense.astype(y0.dtype)
         if not isinstance(generator, FokkerPlanck):
             raise ValueError(
                 "Argument `method` must not be Strang() for this generator, which has no axes to split: it is a "
@@ -125,6 +132,7 @@ class Strang(diffrax.AbstractAdaptiveSolver):
         state = StrangState(
             solver_state.limited + (moved > jnp.finfo(y0.dtype).eps * mass).astype(jnp.int32),
             solver_state.moved + lax.stop_gradient(moved * cells),
+            solver_state.sense,
         )
         dense_info = dict(y0=y0, y1=y1)
         return y1, lax.stop_gradient(error), dense_info, state, diffrax.RESULTS.successful
