@@ -94,6 +94,25 @@ def test_correlated_ornstein_uhlenbeck():
     assert np.max(np.abs(fine - exact(0.2))) < 0.02
 
 
+def test_entropy_production_of_a_linear_drift():
+    """`tr(M' D^-1 M S)` with `M = D S^-1 - A`, second order in the cell size; none in equilibrium, at any."""
+    tensor = np.array([[1.0, 0.3], [0.3, 0.5]])
+    balanced = tensor @ np.array([[2.0, 0.3], [0.3, 1.5]])
+
+    def produced(drift, n):
+        law = scipy.linalg.solve_continuous_lyapunov(drift, 2 * tensor)
+        grid = rxs.Grid(-6, 6, (n, n))
+        W = rxs.FokkerPlanck(lambda x: -jnp.asarray(drift) @ x, tensor, grid)
+        p = jnp.exp(-jnp.einsum("...i,ij,...j->...", grid.points, jnp.asarray(np.linalg.inv(law)), grid.points) / 2)
+        m = tensor @ np.linalg.inv(law) - drift
+        return rxs.entropy_production(W, grid.normalize(p)), np.trace(m.T @ np.linalg.solve(tensor, m @ law))
+
+    (coarse, exact), (fine, _) = produced(A, 40), produced(A, 80)
+    assert exact > 0.1 and abs(fine - exact) < 0.02 * exact
+    assert 1.7 < np.log2(abs(coarse - exact) / abs(fine - exact)) < 2.4
+    assert abs(produced(balanced, 40)[0]) < 1e-12
+
+
 def wave_tensor(x):
     """Positive, anisotropic, with an off-diagonal of either sign."""
     c = 0.3 * jnp.sin(x[0] + x[1])

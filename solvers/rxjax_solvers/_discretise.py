@@ -1,11 +1,9 @@
 """From drift and diffusion to hopping rates: along the axes, and along diagonals where the diffusion is a tensor."""
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,14 +15,9 @@ from ._compiled import compiled
 from ._convention import AbstractConvention
 from ._diagonals import DiagonalRates
 from ._face_rates import AxisRates, axis_rates, fitted
+from ._fields import CELLS, Fields, Place, Table, hop_steps, points_at
 from ._grid import Grid, evaluate, to_front
-from ._tensor import along_axis, along_diagonal, check_tensor
-
-# Where a coefficient is read.  With the axis in front: ("faces", axis) between the cells, ("low", axis) and
-# ("high", axis) on an absorbing side.  In the grid's order: ("cells",) and the middle of the hops along a diagonal,
-# ("middle", axes, sign, direction).
-Place = tuple[Any, ...]
-CELLS: Place = ("cells",)
+from ._tensor import check_tensor
 
 
 def potential_values(potential: Any, grid: Grid) -> Array:
@@ -42,163 +35,11 @@ def potential_values(potential: Any, grid: Grid) -> Array:
     return finite(potential.astype(grid.lower.dtype), "potential")
 
 
-class _Table(eqx.Module):
-    """Values of a coefficient at some places, one after the other; its methods belong into a compiled program."""
-
-    values: Array
-    places: tuple[Place, ...] = eqx.field(static=True)
-
-    def at(self, grid: Grid, place: Place) -> Array:
-        extents = [_extent(grid, one) for one in self.places]
-        k = self.places.index(place)
-        start = sum(math.prod(extent) for extent in extents[:k])
-        values = self.values[start : start + math.prod(extents[k])]
-        return values.reshape(*extents[k], *values.shape[1:])
-
-
-class _Fields(eqx.Module):
-    """Coefficients, which no longer depend on time, read where they are needed: constants or tables over places."""
-
-    grid: Grid
-    drift: Array | _Table | None
-    correction: _Table | None
-    diffusion: Array | _Table
-    # The diffusion in the middle of hops along diagonals, unless it is constant.
-    hops: _Table | None
-    # In the cells; and on absorbing sides.
-    potential: Array | None
-    outside: _Table | None
-    mobility: Array | None
-    # Of the diffusion at a point.
-    shape: tuple[int, ...] = eqx.field(static=True)
-
-    @property
-    def is_tensor(self) -> bool:
-        return len(self.shape) == 2
-
-    def _read(self, coefficient: Array | _Table, place: Place) -> Array:
-        if isinstance(coefficient, _Table):
-            return coefficient.at(self.grid, place)
-        return coefficient.reshape((1,) * self.grid.dim + coefficient.shape)
-
-    def _diffusion(self, place: Place) -> Array:
-        if place[0] == "cells" and len(place) == 2 and isinstance(self.diffusion, _Table):
-            return to_front(self.diffusion.at(self.grid, CELLS), place[1])
-        return self._read(self.hops if place[0] == "middle" and self.hops is not None else self.diffusion, place)
-
-    def along(self, place: Place) -> Array:
-        """Diffusion carried by the hops along an axis, that axis in front."""
-        axis = place[1]
-        value = self._diffusion(place)
-        if self.is_tensor:
-            # Below zero by rounding at most: that has been checked.
-            value = jnp.maximum(along_axis(value, self.grid.spacing, axis) + self._by_the_walls(value, axis), 0)
-        elif self.shape:
-            value = value[..., axis]
-        return jnp.broadcast_to(value, _extent(self.grid, place))
-
-    def _walls(self, axis: int) -> list[tuple[int, Array]]:
-        """For each other axis the share of a cell, one half, that lies between its centre and a reflecting side."""
-        out = []
-        for other, sides in enumerate(self.grid.boundary):
-            if other != axis and "reflecting" in sides:
-                share = np.zeros(self.grid.shape[other])
-                for k, side in zip((0, -1), sides, strict=True):
-                    share[k] = 0.5 * (side == "reflecting")
-                at = other + 1 if other < axis else other
-                place = [-1 if k == at else 1 for k in range(self.grid.dim)]
-                out.append((other, jnp.asarray(share, self.grid.lower.dtype).reshape(place)))
-        return out
-
-    def _by_the_walls(self, tensor: Array, axis: int) -> Array:
-        """What stands in, along a reflecting side, for the hops that it rejects.
-
-        Nothing flows through the side, so the slope across it follows from that along it, and in the half cell beside
-        it `D_jj - D_ij^2/D_ii` is left of the tensor, more than the hops along the axis `j` carry.
-        """
-        h, total = self.grid.spacing, jnp.zeros((), tensor.dtype)
-        for other, share in self._walls(axis):
-            across, normal = tensor[..., axis, other], tensor[..., other, other]
-            rest = across**2 / jnp.where(normal > 0, normal, 1)
-            total = total + share * (jnp.abs(across) * h[axis] / h[other] - rest)
-        return total
-
-    def across(self, place: Place, axes: tuple[int, int], sign: int) -> Array:
-        """Rate of the hops along a diagonal."""
-        rate = along_diagonal(self._diffusion(place), self.grid.spacing, axes, sign)
-        return jnp.broadcast_to(rate, self.grid.shape)
-
-    def drift_along(self, place: Place) -> Array:
-        """A component of the drift with that axis in front, without what comes from a potential."""
-        axis = place[1]
-        drift = jnp.zeros((*_extent(self.grid, place), self.grid.dim), self.grid.lower.dtype)
-        for part in (self.drift, self.correction):
-            drift = drift if part is None else drift + self._read(part, place)
-        total = drift[..., axis]
-        if self.is_tensor:
-            tensor = self._diffusion(place)
-            for other, share in self._walls(axis):
-                across, normal = tensor[..., axis, other], tensor[..., other, other]
-                total = total - share * across / jnp.where(normal > 0, normal, 1) * drift[..., other]
-        return total
-
-    def mobility_along(self, axis: int) -> Array:
-        """Of the hops along an axis."""
-        mobility: Any = self.mobility
-        if mobility.ndim == 2:
-            tensor = mobility.reshape((1,) * self.grid.dim + mobility.shape)
-            return along_axis(tensor, self.grid.spacing, axis) + self._by_the_walls(tensor, axis)
-        return mobility[axis] if mobility.ndim else mobility
-
-    def mobility_across(self, axes: tuple[int, int], sign: int) -> Array:
-        """Of the hops along a diagonal, in units of their rate."""
-        if self.mobility is None or self.mobility.ndim < 2:
-            return jnp.zeros((), self.grid.lower.dtype)
-        return along_diagonal(self.mobility, self.grid.spacing, axes, sign)
-
-
-def _extent(grid: Grid, place: Place) -> tuple[int, ...]:
-    """Shape of a scalar at a place."""
-    if place == CELLS or place[0] == "middle":
-        return grid.shape
-    kind, axis = place
-    n = grid.shape[axis]
-    count = {"cells": n, "faces": n - (grid.boundary[axis][0] != "periodic")}.get(kind, 1)
-    return (count, *grid.shape[:axis], *grid.shape[axis + 1 :])
-
-
-@compiled
-def _points(grid: Grid, places: tuple[Place, ...]) -> Array:
-    """The points of some places, one after the other."""
-    return jnp.concatenate([_points_of(grid, place).reshape(-1, grid.dim) for place in places])
-
-
-def _points_of(grid: Grid, place: Place) -> Array:
-    if place == CELLS:
-        return grid.points
-    if place[0] == "middle":
-        return grid.points + (grid.spacing * (_steps(grid, place) / 2)).reshape((1,) * grid.dim + (-1,))
-    kind, axis = place
-    cells = to_front(grid.points, axis)
-    half = jnp.zeros(grid.dim, cells.dtype).at[axis].set(grid.spacing[axis] / 2).reshape((1,) * grid.dim + (-1,))
-    if kind == "faces":
-        return (cells if grid.boundary[axis][0] == "periodic" else cells[:-1]) + half
-    return cells[:1] - half if kind == "low" else cells[-1:] + half
-
-
 def _ends(grid: Grid, axis: int) -> list[Place]:
     """The absorbing sides of an axis."""
     return [
         (name, axis) for name, side in zip(("low", "high"), grid.boundary[axis], strict=True) if side == "absorbing"
     ]
-
-
-def _steps(grid: Grid, middle: Place) -> np.ndarray:
-    """The hop along a diagonal of which this is the middle, in cells."""
-    _, axes, sign, direction = middle
-    steps = np.zeros(grid.dim, int)
-    steps[list(axes)] = direction, direction * sign
-    return steps
 
 
 Diagonal = tuple[tuple[int, int], int]
@@ -214,9 +55,9 @@ def _diagonals_of(diffusion: Any, grid: Grid) -> Iterator[Diagonal]:
             yield from [(axes, int(entry))] if entry else []
 
 
-def _table(fn: Any, grid: Grid, places: Sequence[Place], name: str, allowed: list, check: Callable) -> _Table:
+def _table(fn: Any, grid: Grid, places: Sequence[Place], name: str, allowed: list, check: Callable) -> Table:
     """A function at some places."""
-    return _Table(check(evaluate(fn, _points(grid, tuple(places)), name, allowed)), tuple(places))
+    return Table(check(evaluate(fn, points_at(grid, tuple(places)), name, allowed)), tuple(places))
 
 
 def discretise(
@@ -236,7 +77,7 @@ def discretise(
     middles = [("middle", *diagonal, direction) for diagonal in diagonals for direction in (1, -1)]
 
     def table(fn, name):
-        return _table(fn, grid, along, name, [dim], lambda value: finite(value, name))
+        return _table(fn, grid, along + middles, name, [dim], lambda value: finite(value, name))
 
     potential, mobility, outside, hops = None, None, None, None
     if isinstance(drift, NegativeGradient):
@@ -253,14 +94,14 @@ def discretise(
         return check_tensor(value, grid.spacing, "diffusion") if shape == dim * 2 else non_negative(value, "diffusion")
 
     if callable(diffusion):
-        # Ito: the rate along a diagonal is that of the cell left.  Anti-Ito: that of the middle of the hop, where only
-        # the entry of two axes counts.
-        if middles and convention.weight != 1.0:
+        # Ito: the rate along a diagonal is that of the cell left.  Anti-Ito: that of the middle of the hop, where a
+        # drift is shared out as well.
+        if middles and (convention.weight != 1.0 or drift is not None or correction is not None):
             hops = _table(diffusion, grid, middles, "diffusion", [dim * 2], lambda value: value)
         diffusion = _table(diffusion, grid, [*along, CELLS], "diffusion", [(), dim, dim * 2], checked)
     else:
         diffusion = checked(diffusion)
-    fields = _Fields(grid, drift, correction, diffusion, hops, potential, outside, mobility, shape)
+    fields = Fields(grid, drift, correction, diffusion, hops, potential, outside, mobility, shape)
     return _rates(fields, convention, diagonals)
 
 
@@ -269,7 +110,7 @@ def _shape_of(fn: Any, grid: Grid) -> tuple[int, ...]:
     return getattr(value, "shape", ())
 
 
-def _potential_outside(potential: Any, grid: Grid, places: Sequence[Place]) -> _Table | None:
+def _potential_outside(potential: Any, grid: Grid, places: Sequence[Place]) -> Table | None:
     """On absorbing sides."""
     if not places:
         return None
@@ -285,7 +126,7 @@ def _potential_outside(potential: Any, grid: Grid, places: Sequence[Place]) -> _
 # Once the coefficients are known nothing of a user's is left: one program for each kind of grid.
 @compiled
 def _rates(
-    fields: _Fields, convention: AbstractConvention, diagonals: tuple[Diagonal, ...]
+    fields: Fields, convention: AbstractConvention, diagonals: tuple[Diagonal, ...]
 ) -> tuple[tuple[AxisRates, ...], tuple[DiagonalRates, ...]]:
     axes = [_axis(fields, axis, convention) for axis in range(fields.grid.dim)]
     along = []
@@ -304,7 +145,7 @@ def _falls(v: Array, periodic: bool) -> Array:
     return v - jnp.roll(v, -1, 0) if periodic else v[:-1] - v[1:]
 
 
-def _axis(fields: _Fields, axis: int, convention: AbstractConvention) -> AxisRates:
+def _axis(fields: Fields, axis: int, convention: AbstractConvention) -> AxisRates:
     grid, faces = fields.grid, ("faces", axis)
     h, periodic = grid.spacing[axis], grid.boundary[axis][0] == "periodic"
     free = fields.potential is not None and fields.correction is None
@@ -333,7 +174,7 @@ def _axis(fields: _Fields, axis: int, convention: AbstractConvention) -> AxisRat
     )
 
 
-def _diagonal(fields: _Fields, axes: tuple[int, int], sign: int, convention: AbstractConvention):
+def _diagonal(fields: Fields, axes: tuple[int, int], sign: int, convention: AbstractConvention):
     """Hops along one diagonal, and where they lead out through absorbing sides: `(axis, low, high)` of exit rates."""
     grid, potential = fields.grid, fields.potential
     wraps = (grid.boundary[axes[0]][0] == "periodic", grid.boundary[axes[1]][0] == "periodic")
@@ -345,21 +186,29 @@ def _diagonal(fields: _Fields, axes: tuple[int, int], sign: int, convention: Abs
     def hop(direction):
         middle = ("middle", axes, sign, direction)
         inside, lost = _landing(grid, middle)
-        strength = in_cells if convention.weight == 1.0 else fields.across(middle, axes, sign)
-        # Without a potential the drift is left to the axes.
-        fall = jnp.zeros_like(strength)
+        between = in_cells
+        if convention.weight != 1.0 or fields.is_driven:
+            between = fields.across(middle, axes, sign)
+        carried = fields.drift_across(middle) if fields.is_driven else jnp.zeros_like(between)
+
+        def rate(fall):
+            # As along the axes: the share that leaves with the drift is that of the middle, the cell left multiplies.
+            forth = fitted(fall, between)[0]
+            known = between > 0
+            share = jnp.where(known, in_cells, 1) / jnp.where(known, between, 1)
+            return jnp.where(known, forth * share, in_cells) if convention.weight == 1.0 else forth
+
+        fall = carried
         if potential is not None:
-            fall = -mobility * (rates.shifted(potential, -direction) - potential)
-        rate = jnp.where(inside, fitted(jnp.where(inside, fall, 0), strength)[0], 0)
+            fall = fall - mobility * (rates.shifted(potential, -direction) - potential)
         for axis, where in lost.items():
             if np.any(where):
-                fall = jnp.zeros_like(strength)
+                out = carried / 2
                 if potential is not None and fields.outside is not None and middle in fields.outside.places:
-                    fall = -mobility * (fields.outside.at(grid, middle) - potential)
-                out = jnp.where(where, 2 * fitted(fall, strength)[0], 0)
-                side = int(_steps(grid, middle)[axis] > 0)
-                exits[axis][side] = exits[axis][side] + out
-        return rate
+                    out = out - mobility * (fields.outside.at(grid, middle) - potential)
+                side = int(hop_steps(grid, middle)[axis] > 0)
+                exits[axis][side] = exits[axis][side] + jnp.where(where, 2 * rate(out), 0)
+        return jnp.where(inside, rate(jnp.where(inside, fall, 0)), 0)
 
     return DiagonalRates(hop(1), hop(-1), axes, sign, wraps), [(axis, *pair) for axis, pair in exits.items()]
 
@@ -374,7 +223,7 @@ def _landing(grid: Grid, middle: Place):
 
     A hop across a reflecting side is rejected; one across a corner is lost if both its sides absorb.
     """
-    steps = _steps(grid, middle)
+    steps = hop_steps(grid, middle)
     inside, closed, lost = np.ones(grid.shape, bool), np.zeros(grid.shape, bool), {}
     for axis in middle[1]:
         side = grid.boundary[axis][int(steps[axis] > 0)]

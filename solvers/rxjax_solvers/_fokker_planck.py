@@ -32,12 +32,12 @@ class FokkerPlanck(AbstractGenerator):
 
     **A full tensor**, `d_i d_j (D_ij P)` for `Ito()` and `d_i (D_ij d_j P)` for `AntiIto()`, hops along the diagonals
     of pairs of axes too.  Rates stay non-negative as long as `D_ii >= sum_j |D_ij| h_i/h_j` for cells of size `h`, and
-    more anisotropic tensors are refused: take `h_i/h_j` near `sqrt(D_ii/D_jj)`, in two dimensions always enough.  Hops
-    along the axes carry the drift; a potential with a tensor `mobility` acts along every hop, so that its Gibbs law is
-    exactly stationary.  A hop that would cross a reflecting side is rejected; where the tensor is oblique to that side
-    and varies along it, `Ito()` is first order in the cell size, `AntiIto()` second.  Near that limit of anisotropy the
-    axes keep little diffusion `D' = D_ii - sum_j |D_ij| h_i/h_j`, and a drift along them spreads as if upwinded until
-    `h < 2 D'/|b|`.
+    more anisotropic tensors are refused: take `h_i/h_j` near `sqrt(D_ii/D_jj)`, in two dimensions always enough.  A
+    drift acts along every hop by the force `D^-1 b`, so that flows and entropy production are those of the equation; a
+    potential with a tensor `mobility` by its differences, so that its Gibbs law is exactly stationary.  Where the
+    tensor has no inverse hops along the axes carry the drift.  A hop that would cross a reflecting side is rejected;
+    where the tensor is oblique to that side and varies along it, `Ito()` is first order in the cell size, `AntiIto()`
+    second.  Where `D` is nearly singular the force is large: a drift spreads as if upwinded until `h |D^-1 b| < 2`.
 
     **Degenerate noise**, `D = 0` along an axis (position, in the phase space of underdamped motion), is upwinded along
     that axis: it spreads by a spurious `|b| h/2`, which falls with the cell size.

@@ -52,6 +52,31 @@ def check_tensor(tensor: Float[Array, "*shape d d"], h: Float[Array, " d"], name
     return require(tensor, name, must, faults, remedy, shown)
 
 
+def shared_out(
+    tensor: Float[Array, "... d d"], drift: Float[Array, "*shape d"]
+) -> tuple[Float[Array, "*shape d"], Float[Array, "*shape d"]]:
+    """The force `F = D^-1 b` by which each hop carries `r_e (e.F) e` of a drift, and what no force makes.
+
+    All of it where the tensor is singular to rounding, and nothing elsewhere.
+    """
+    d = drift.shape[-1]
+    rows = [[tensor[..., i, j] for j in range(d)] for i in range(d)]
+    force = [drift[..., i] for i in range(d)]
+    regular: Any = True
+    for k in range(d):
+        # Symmetric and nowhere negative: elimination needs no pivoting.
+        regular = regular & (rows[k][k] > 64 * jnp.finfo(tensor.dtype).eps * tensor[..., k, k])
+        rows[k] = [jnp.where(regular, x, float(k == j)) for j, x in enumerate(rows[k])]
+        for i in range(k + 1, d):
+            share = rows[i][k] / rows[k][k]
+            rows[i] = [below - share * x for below, x in zip(rows[i], rows[k], strict=True)]
+            force[i] = force[i] - share * force[k]
+    for k in reversed(range(d)):
+        force[k] = sum((-rows[k][j] * force[j] for j in range(k + 1, d)), force[k]) / rows[k][k]
+    whole = regular[..., None]
+    return jnp.where(whole, jnp.stack(jnp.broadcast_arrays(*force), -1), 0), jnp.where(whole, 0, drift)
+
+
 def along_axis(tensor: Numbers, h: Numbers, axis: int) -> Any:
     """What the hops along an axis keep of a tensor `(*shape, d, d)`, in theta^2/time; cells of sizes `h` `(d,)`."""
     others = [j for j in range(h.shape[0]) if j != axis]
