@@ -92,6 +92,8 @@ def minima_density(
         if values.ndim != 1:
             raise ValueError(f"Argument `energies` must have shape (n,), but it has shape {values.shape}.")
         mask = jnp.ones(values.shape, bool)
+    if not values.size:
+        raise ValueError("Argument `energies` must hold at least one energy, but it holds none.")
     values = finite(values, "energies")
     dtype = values.dtype
     volume = positive(jnp.asarray(volume, dtype), "volume")

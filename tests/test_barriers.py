@@ -213,6 +213,7 @@ def four(**kwargs):
         ),
         (lambda: rx.find_barriers(WELL, FAKE, method="band", neighbours=0), "`neighbours` must be at least 1"),
         (lambda: rx.find_barriers(WELL, FAKE, method="band", images=2), "`images` must be at least 3, but it is 2"),
+        (lambda: rx.find_barriers(WELL, FAKE, resolution=np.int64(2)), "`resolution` must be 3 or more points"),
         (lambda: rx.find_barriers(WELL, FAKE, method="band", steps=0), "`steps` must be at least 1"),
         (lambda: rx.find_barriers(WELL, FAKE, bounds=jnp.array([[1.0, 0.0]])), "`bounds` must be finite, lower end"),
         (lambda: rx.find_barriers(rx.landscapes.DoubleWell(dim=2), FAKE), "`landscape` must take 1 coordinates"),

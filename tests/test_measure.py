@@ -45,7 +45,8 @@ def test_gradient_noise_against_the_textbook(route):
     data = jnp.asarray(x)
     size = 1 if route == "per_example" else 4
     units = x.reshape(-1, size, 6).mean(1)
-    more = {"route": route, "micro_batch_size": 4, "chunk_size": 7, "diagonal": True, "rank": 2}
+    more = {"route": route, "chunk_size": 7, "diagonal": True, "rank": 2}
+    more |= {} if size == 1 else {"micro_batch_size": size}
     more["directions"] = [{"w": jnp.asarray(v), "steps": 0} for v in np.eye(6)[:3] + 0.1]
     found = M.gradient_noise(linear, params, data, **more)
     assert found.diagonal is not None
@@ -269,6 +270,10 @@ def test_refusals():
         (lambda: M.lambda_max(linear, {"w": jnp.ones(2, complex)}, data), "`params` must be real"),
         (lambda: M.lambda_max(linear, params, data, steps=0), "`steps` must be at least 1"),
         (lambda: M.gradient_noise(linear, params, data, route="all"), "`route` must be one of"),
+        (
+            lambda: M.gradient_noise(linear, params, data, micro_batch_size=2),
+            "`micro_batch_size` must come with route=",
+        ),
         (lambda: M.gradient_noise(linear, params, data, sampling="epoch"), "`sampling` must be one of.*ONE reshuffled"),
         (
             lambda: M.gradient_noise(linear, params, data, sampling="without_replacement"),

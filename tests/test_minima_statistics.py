@@ -268,6 +268,7 @@ def test_refusals():
         (lambda: rx.fit_barrier_distribution(jnp.ones(3), statistic="cramer"), '"anderson_darling", "kolmogorov'),
         (lambda: rx.fit_barrier_distribution(jnp.ones(3), samples=0), "`samples` must be at least 1"),
         (lambda: rx.minima_density(jnp.ones(3), method="knn"), '`method` must be one of "histogram", "kernel"'),
+        (lambda: rx.minima_density(jnp.ones(0)), "`energies` must hold at least one energy"),
         (lambda: rx.minima_density(jnp.ones(3), bins=0), "`bins` must be at least 1"),
         (lambda: rx.minima_density(jnp.ones((3, 2))), r"`energies` must have shape \(n,\)"),
         (lambda: rx.minima_density(jnp.arange(3.0), bandwidth=0.1), '`bandwidth` must come with method="kernel"'),

@@ -272,6 +272,21 @@ def test_refusals_inside_jit():
         late(flat, TS[::-1])
 
 
+@pytest.mark.parametrize("method", [None, rxs.ShiftInvert(), rxs.Uniformization()])
+def test_without_checks_a_solve_calls_nothing_on_the_host(method):
+    """As `jax.export` needs it."""
+    small = rxs.Grid(-2.0, 2.0, 8)
+
+    def late(kT, p0):
+        W = rxs.FokkerPlanck.from_potential(lambda x: x[0] ** 2, small, kT)
+        return rxs.solve(W, p0, TS, method=method).ps
+
+    lowered = lambda: jax.jit(lambda *args: late(*args)).lower(0.5, jnp.full(8, 0.25)).as_text()
+    with rxs.checks_off():
+        assert "callback" not in lowered()
+    assert "callback" in lowered()
+
+
 def test_integer_lists_and_off_by_one_mass_are_accepted():
     small = rxs.Grid(-2, 2, 8)
     W = rxs.FokkerPlanck(jnp.zeros(1), 1.0, small)

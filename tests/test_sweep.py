@@ -179,6 +179,7 @@ def test_refusals():
         (lambda: rx.sweep(lambda key: key, key=[1.0], seed=0), "Argument `axes` must not name `key` where"),
         (lambda: rx.sweep(lambda x: x, x=[1.0], coords={"x": [2.0]}), "Argument `coords` must.* it names the axis `x`"),
         (lambda: rx.sweep(lambda x: jnp.ones(3), x=[1.0], coords={"value_0": [1]}), "`dims` and `coords` must fit"),
+        (lambda: rx.sweep(f, x=[1.0], y=[1.0], attributes={"sweep": 1}), "Argument `attributes` must not name `sweep`"),
         (lambda: rx.sweep(lambda x: rx.solvers.RESULTS.successful, x=[1.0]), "Argument `fn` must return at least one"),
     ]
     for call, words in bad:
@@ -226,6 +227,10 @@ def test_heat_map_and_its_lines():
         (lambda: rx.plot.heatmap(data.isel(batch_size=0), "time"), "Argument `name` must have two dimensions"),
         (lambda: rx.plot.heatmap(data, "status"), "Argument `name` must be a variable of real numbers.*holds <U2"),
         (lambda: rx.plot.heatmap(data, "time", dataset_size=0), "Argument `dataset_size` must be positive"),
+        (
+            lambda: rx.plot.heatmap(data.assign_coords(batch_size=[1.0, 2.0, 3.0, np.inf]), "time"),
+            "Argument `data` must have finite values along `batch_size`",
+        ),
         (lambda: rx.plot.heatmap(data, "time", x="a"), "Arguments `x` and `y` must be the dimensions"),
         (lambda: rx.plot.heatmap(data[["time"]] * np.nan, "time"), "Argument `data` must hold a finite value"),
         (lambda: rx.plot.heatmap(data[["n"]] - 2, "n", log=True), "Argument `log` must be False"),

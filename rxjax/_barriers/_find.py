@@ -1,7 +1,7 @@
 """The saddles that join the minima of a landscape."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -55,7 +55,7 @@ def find_barriers(
     *,
     method: str | None = None,
     bounds: Shaped[ArrayLike, "..."] | Sequence | None = None,
-    resolution: int | Sequence[int] | None = None,
+    resolution: SupportsIndex | Sequence[int] | None = None,
     neighbours: int = 12,
     images: int = 17,
     steps: int = 400,
@@ -170,7 +170,7 @@ def _listed(minima: Minima) -> np.ndarray:
     return np.asarray(minima.points)[mask]
 
 
-def _shape(dim: int, limits: np.ndarray | None, resolution: int | Sequence[int] | None) -> tuple[int, ...]:
+def _shape(dim: int, limits: np.ndarray | None, resolution: SupportsIndex | Sequence[int] | None) -> tuple[int, ...]:
     if dim > 3:
         raise ValueError(f'Argument `method` must be "band" beyond three dimensions, but it is "grid" in {dim}.')
     if limits is None:
@@ -178,11 +178,11 @@ def _shape(dim: int, limits: np.ndarray | None, resolution: int | Sequence[int] 
             "Argument `bounds` must be given for a grid, but neither it nor the landscape has any. "
             'Give them, or method="band".'
         )
-    resolution = CELLS[dim] if resolution is None else resolution
-    shape = (resolution,) * dim if isinstance(resolution, int) else tuple(int(n) for n in resolution)
+    points: Any = CELLS[dim] if resolution is None else resolution
+    shape = tuple(int(n) for n in (np.full(dim, points) if np.ndim(points) == 0 else points))
     if len(shape) != dim or min(shape) < 3:
         raise ValueError(
-            f"Argument `resolution` must be 3 or more points for each of {dim} axes, but it is {resolution}."
+            f"Argument `resolution` must be 3 or more points for each of {dim} axes, but it is {points}."
         )
     return shape
 

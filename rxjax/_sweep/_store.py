@@ -19,7 +19,7 @@ from ._lock import Lock, Locked
 from ._outputs import STATUS, Output
 
 # The attribute that holds the identity of the sweep, written before the store appears under its name.
-_IDENTITY = "sweep"
+IDENTITY = "sweep"
 
 
 class Store:
@@ -37,7 +37,7 @@ class Store:
         """Whether there is a store; refuses anything else that has this name, and the store of another sweep."""
         if not self.path.exists():
             return False
-        stored = self._attributes().get(_IDENTITY)
+        stored = self._attributes().get(IDENTITY)
         if stored is None:
             raise ValueError(
                 f"Argument `store` must be a new path or the store of a sweep, but {str(self.path)!r} is neither."
@@ -87,7 +87,7 @@ class Store:
             dimension_names=dims,
             attributes=named,  # pyright: ignore[reportArgumentType]
         )
-        whole = labelled(self._points, {}, extra, attributes | {_IDENTITY: json.dumps(self._identity)})
+        whole = labelled(self._points, {}, extra, attributes | {IDENTITY: json.dumps(self._identity)})
         whole.to_zarr(str(beside), mode="a", consolidated=False)
         with warnings.catch_warnings():
             # Not in the specification of version 3 yet, but xarray looks for it; it never changes after this.
@@ -115,7 +115,7 @@ class Store:
         data = xr.open_zarr(str(self.path), consolidated=False)
         # NumPy's strings of variable length have no cast to those of fixed length, which more tools know.
         data[STATUS] = (data[STATUS].dims, np.array(data[STATUS].values.tolist()), data[STATUS].attrs)
-        del data.attrs[_IDENTITY]
+        del data.attrs[IDENTITY]
         return data
 
 

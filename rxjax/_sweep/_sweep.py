@@ -20,7 +20,7 @@ from ._identity import identity
 from ._outputs import STATUS, describe
 from ._program import Program, quiet_callbacks, trace
 from ._progress import Report, reporter
-from ._store import Store, locked, plain_errors
+from ._store import IDENTITY, Store, locked, plain_errors
 
 Finish = Callable[[tuple[slice, ...], list[np.ndarray], list[str]], None]
 
@@ -99,6 +99,10 @@ def sweep(
     if seed is not None and "key" in axes:
         raise ValueError("Argument `axes` must not name `key` where a `seed` is given, which makes it, but it does.")
     check_function(fn, [*points.values, *(["key"] if seed is not None else [])])
+    if IDENTITY in (attributes or {}):
+        raise ValueError(
+            f"Argument `attributes` must not name `{IDENTITY}`, by which a store knows its sweep, but it does."
+        )
     if chunk is not None and chunk < 1:
         raise ValueError(f"Argument `chunk` must be at least 1, but it is {chunk}.")
     if jax.process_count() > 1 and store is None:

@@ -99,8 +99,8 @@ def gradient_noise(
     $\sqrt{2/(n-1)}$ of it where few directions carry the noise.  The largest eigenvalues of a sample's covariance are
     biased upward where the units are few (about $\mathrm{tr}\,\Sigma_1/n$); `diagonal` and `projected` are unbiased.
 
-    **Raises:** `ValueError` for an unknown route or sampling, or fewer than two units, a `rank` beyond
-    what the units span, or directions unlike the parameters.
+    **Raises:** `ValueError` for an unknown route or sampling, a `micro_batch_size` with single examples, fewer than two
+    units, a `rank` beyond what the units span, or directions unlike the parameters.
 
     ```python
     >>> import jax.numpy as jnp, rxjax as rx
@@ -115,6 +115,10 @@ def gradient_noise(
     Source: McCandlish et al., "An empirical model of large-batch training" (2018), appendix A.
     """
     one_of(route, "route", ("per_example", "micro_batches"))
+    if route == "per_example" and micro_batch_size is not None:
+        raise ValueError(
+            'Argument `micro_batch_size` must come with route="micro_batches", but the route is "per_example".'
+        )
     size = 1 if route == "per_example" else micro_batch_size
     count = count_units(batch, size, least=2)
     if chunk_size < 1:

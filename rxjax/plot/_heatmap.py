@@ -74,8 +74,11 @@ def heatmap(
     log = low > 0 and high / low > 10**_DECADES if log is None else log
     if log and low <= 0:
         raise ValueError(f"Argument `log` must be False for a variable with values of zero or below, but it is {log}.")
-    figure, ax = own_figure(ax, (6.0, 4.6))
     places = [np.asarray(data[d].values, np.float64) for d in (x, y)]
+    for axis, place in zip((x, y), places, strict=True):
+        if not np.all(np.isfinite(place)):
+            raise ValueError(f"Argument `data` must have finite values along `{axis}`, but it has {place}.")
+    figure, ax = own_figure(ax, (6.0, 4.6))
     norm = LogNorm(low, high) if log and high > low else Normalize(low, high)
     image = ax.pcolormesh(*places, shown, norm=norm, cmap="viridis", shading="nearest", rasterized=True)
     for axis, place in zip((ax.set_xscale, ax.set_yscale), places, strict=True):

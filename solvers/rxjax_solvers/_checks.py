@@ -25,13 +25,19 @@ def checks_off() -> Iterator[None]:
     """Compile without the checks that run inside `jit`: they call back to the host.
 
     Needed to lower for an accelerator on a machine without one, and to export a compiled function.  Values that are
-    known outside `jit` are checked all the same.
+    known outside `jit` are checked all the same; a verb that does not succeed inside `jit` is not refused either: ask
+    for its result with `throw=False`.  diffrax keeps checks of its own, so a solve by stepping cannot be exported.
     """
     token = _RUN_TIME_CHECKS.set(False)
     try:
         yield
     finally:
         _RUN_TIME_CHECKS.reset(token)
+
+
+def checks_on() -> bool:
+    """Whether checks that run inside `jit` are compiled."""
+    return _RUN_TIME_CHECKS.get()
 
 
 def is_traced(*xs: ArrayLike) -> bool:
@@ -64,7 +70,7 @@ def require(
             shown = printed(x) if shown is None else shown
             raise ValueError(f"{head} {what}{'' if shown is None else f': got {shown}'}.{tail}")
     traced = [(bad, what) for bad, what in faults if is_traced(bad)]
-    if not traced or not _RUN_TIME_CHECKS.get():
+    if not traced or not checks_on():
         return x
     bads = jnp.stack([jnp.any(bad) for bad, _ in traced])
     return eqx.branched_error_if(x, jnp.any(bads), jnp.argmax(bads), [f"{head} {what}.{tail}" for _, what in traced])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, PyTree
 
-from ._checks import is_traced
+from ._checks import checks_on, is_traced
 
 # Arrays of so many numbers are refused in parts.
 _LARGE = 2**20
@@ -108,7 +108,7 @@ def answer(value: PyTree[Array], result: RESULTS, throw: bool) -> PyTree:
     # Where the outcome is known there is nothing to compile.
     if not is_traced(failed):
         return jax.tree.map(lambda x: result.error_if(x, failed), value) if bool(failed) else value
-    return jax.tree.map(lambda x: _refused(x, result, failed), value)
+    return jax.tree.map(lambda x: _refused(x, result, failed), value) if checks_on() else value
 
 
 @eqx.filter_custom_jvp
