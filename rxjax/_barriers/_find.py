@@ -181,9 +181,7 @@ def _shape(dim: int, limits: np.ndarray | None, resolution: SupportsIndex | Sequ
     points: Any = CELLS[dim] if resolution is None else resolution
     shape = tuple(int(n) for n in (np.full(dim, points) if np.ndim(points) == 0 else points))
     if len(shape) != dim or min(shape) < 3:
-        raise ValueError(
-            f"Argument `resolution` must be 3 or more points for each of {dim} axes, but it is {points}."
-        )
+        raise ValueError(f"Argument `resolution` must be 3 or more points for each of {dim} axes, but it is {points}.")
     return shape
 
 
