@@ -113,6 +113,14 @@ def test_entropy_production_of_a_linear_drift():
     assert abs(produced(balanced, 40)[0]) < 1e-12
 
 
+def test_a_drift_that_is_infinite_on_a_reflecting_side():
+    """Hops across it are rejected, and what they would carry is not asked for."""
+    grid = rxs.Grid(jnp.zeros(2), jnp.ones(2), (4, 5))
+    W = lambda a: rxs.FokkerPlanck(lambda x: a / x, jnp.array([[1.0, 0.3], [0.3, 0.8]]), grid)
+    moved = lambda a: jnp.sum(W(a).apply(jnp.ones((4, 5))) ** 2)
+    assert np.isfinite(moved(1.0)) and jax.grad(moved)(1.0) > 0
+
+
 def wave_tensor(x):
     """Positive, anisotropic, with an off-diagonal of either sign."""
     c = 0.3 * jnp.sin(x[0] + x[1])

@@ -15,7 +15,7 @@ from ._compiled import compiled
 from ._convention import AbstractConvention
 from ._diagonals import DiagonalRates
 from ._face_rates import AxisRates, axis_rates, fitted
-from ._fields import CELLS, Fields, Place, Table, hop_steps, points_at
+from ._fields import CELLS, Fields, Place, Table, hop_steps, landing, points_at
 from ._grid import Grid, evaluate, to_front
 from ._tensor import check_tensor
 
@@ -185,7 +185,7 @@ def _diagonal(fields: Fields, axes: tuple[int, int], sign: int, convention: Abst
 
     def hop(direction):
         middle = ("middle", axes, sign, direction)
-        inside, lost = _landing(grid, middle)
+        inside, lost = landing(grid, middle)
         between = in_cells
         if convention.weight != 1.0 or fields.is_driven:
             between = fields.across(middle, axes, sign)
@@ -215,22 +215,4 @@ def _diagonal(fields: Fields, axes: tuple[int, int], sign: int, convention: Abst
 
 def _leaves(grid: Grid, middle: Place) -> bool:
     """Whether a hop leads out through an absorbing side somewhere."""
-    return any(where.any() for where in _landing(grid, middle)[1].values())
-
-
-def _landing(grid: Grid, middle: Place):
-    """Where a hop stays on the grid, and where it ends on an absorbing side of each axis.
-
-    A hop across a reflecting side is rejected; one across a corner is lost if both its sides absorb.
-    """
-    steps = hop_steps(grid, middle)
-    inside, closed, lost = np.ones(grid.shape, bool), np.zeros(grid.shape, bool), {}
-    for axis in middle[1]:
-        side = grid.boundary[axis][int(steps[axis] > 0)]
-        edge = grid.shape[axis] - 1 if steps[axis] > 0 else 0
-        crossing = (np.arange(grid.shape[axis]) == edge) & (side != "periodic")
-        crossing = np.broadcast_to(crossing.reshape([-1 if i == axis else 1 for i in range(grid.dim)]), grid.shape)
-        closed = closed | (crossing & (side == "reflecting"))
-        lost[axis] = crossing & inside & (side == "absorbing")
-        inside = inside & ~crossing
-    return inside, {axis: where & ~closed for axis, where in lost.items()}
+    return any(where.any() for where in landing(grid, middle)[1].values())

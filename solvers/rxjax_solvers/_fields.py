@@ -171,7 +171,11 @@ def _points_of(grid: Grid, place: Place) -> Array:
     if place == CELLS:
         return grid.points
     if place[0] == "middle":
-        return grid.points + (grid.spacing * (hop_steps(grid, place) / 2)).reshape((1,) * grid.dim + (-1,))
+        inside, lost = landing(grid, place)
+        # Where a hop is rejected the coefficients of its cell stand in: beside a wall they may be infinite.
+        taken = jnp.asarray(np.any([inside, *lost.values()], axis=0)[..., None])
+        half = grid.spacing * jnp.asarray(hop_steps(grid, place) / 2, grid.lower.dtype)
+        return grid.points + jnp.where(taken, half.reshape((1,) * grid.dim + (-1,)), 0)
     kind, axis = place
     cells = to_front(grid.points, axis)
     half = jnp.zeros(grid.dim, cells.dtype).at[axis].set(grid.spacing[axis] / 2).reshape((1,) * grid.dim + (-1,))
@@ -186,3 +190,21 @@ def hop_steps(grid: Grid, middle: Place) -> np.ndarray:
     steps = np.zeros(grid.dim, int)
     steps[list(axes)] = direction, direction * sign
     return steps
+
+
+def landing(grid: Grid, middle: Place):
+    """Where a hop stays on the grid, and where it ends on an absorbing side of each axis.
+
+    A hop across a reflecting side is rejected; one across a corner is lost if both its sides absorb.
+    """
+    steps = hop_steps(grid, middle)
+    inside, closed, lost = np.ones(grid.shape, bool), np.zeros(grid.shape, bool), {}
+    for axis in middle[1]:
+        side = grid.boundary[axis][int(steps[axis] > 0)]
+        edge = grid.shape[axis] - 1 if steps[axis] > 0 else 0
+        crossing = (np.arange(grid.shape[axis]) == edge) & (side != "periodic")
+        crossing = np.broadcast_to(crossing.reshape([-1 if i == axis else 1 for i in range(grid.dim)]), grid.shape)
+        closed = closed | (crossing & (side == "reflecting"))
+        lost[axis] = crossing & inside & (side == "absorbing")
+        inside = inside & ~crossing
+    return inside, {axis: where & ~closed for axis, where in lost.items()}
