@@ -69,8 +69,8 @@ def minima_density(
 
     Good values: bins or bandwidth such that ten minima or more fall into each.
 
-    **Raises:** `ValueError` (inside `jit`, a run-time error) for energies that are not finite, fewer than two of them
-    where a width must be guessed, limits that do not ascend, or a bandwidth or volume that is not positive.
+    **Raises:** `ValueError` (inside `jit`, a run-time error) for energies that are not finite, none at all, fewer than
+    two where a width must be guessed, limits that do not ascend, or a bandwidth or volume that is not positive.
 
     !!! example
 

@@ -67,7 +67,7 @@ def sweep(
     - `seed`: give `fn` one more argument, `key`, a `jax.random` key of each point that depends on the seed and the
         point alone.
     - `dims`, `coords`: names for the axes of what one point returns, variable to names, and their coordinates.
-    - `attributes`: what else to note in the data set.
+    - `attributes`: what else to note in the data set, by any name but `sweep`, which is a store's own.
     - `progress`: a bar with rate and time left where there is a terminal, or a function of points done and in all.
 
     **Returns:** an `xarray.Dataset`; with `store` its variables are read from there when they are used.  Failed points

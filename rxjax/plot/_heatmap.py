@@ -40,7 +40,7 @@ def heatmap(
     **Returns:** the figure.
 
     **Raises:** `ValueError` for a variable that is not there, has other than two dimensions, no real numbers or no
-    finite one.
+    finite one, and for an axis that is not finite throughout.
 
     !!! example
 

@@ -192,7 +192,7 @@ def hop_steps(grid: Grid, middle: Place) -> np.ndarray:
     return steps
 
 
-def landing(grid: Grid, middle: Place):
+def landing(grid: Grid, middle: Place) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """Where a hop stays on the grid, and where it ends on an absorbing side of each axis.
 
     A hop across a reflecting side is rejected; one across a corner is lost if both its sides absorb.

@@ -55,9 +55,10 @@ def check_tensor(tensor: Float[Array, "*shape d d"], h: Float[Array, " d"], name
 def shared_out(
     tensor: Float[Array, "... d d"], drift: Float[Array, "*shape d"]
 ) -> tuple[Float[Array, "*shape d"], Float[Array, "*shape d"]]:
-    """The force `F = D^-1 b` by which each hop carries `r_e (e.F) e` of a drift, and what no force makes.
+    """The force `F = D^-1 b`, in 1/theta, by which each hop `e` carries `r_e (e.F) e` of a drift; and what is left.
 
-    All of it where the tensor is singular to rounding, and nothing elsewhere.
+    The sum over hops is `D F`, the drift, so nothing is left, and `r_e (e.F)^2` adds up to the `b' D^-1 b` of the
+    equation.  Where the tensor has no inverse to rounding the force is zero, and all of the drift is left.
     """
     d = drift.shape[-1]
     rows = [[tensor[..., i, j] for j in range(d)] for i in range(d)]
