@@ -223,8 +223,9 @@ def transition_probability(rate: ArrayLike, dt: ArrayLike, *, exact: bool = Fals
     rate, dt = real_arrays(rate=rate, dt=dt)
     rate = require(rate, "rate", "be non-negative", [(jnp.isnan(rate), "is not a number"), (rate < 0, "is negative")])
     dt = non_negative(dt, "dt")
-    # An infinite rate in no time is no transition, and must not be 0 times infinity.
-    expected = jnp.where(dt == 0, 0, jnp.where(dt == 0, 0, rate) * dt)
+    # An infinite rate in no time is no transition; a product or a slope with it would be 0 times infinity.
+    endless = jnp.isinf(rate)
+    expected = jnp.where(endless, jnp.where(dt == 0, 0, jnp.inf), jnp.where(endless, 0, rate) * dt)
     if exact:
         return -jnp.expm1(-expected)
     faults = [(expected > 1, "is so long that the probability would exceed 1")]

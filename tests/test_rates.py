@@ -151,6 +151,10 @@ def test_transition_probability():
     assert transition_probability(jnp.inf, 1.0, exact=True) == 1.0
     assert transition_probability(jnp.inf, 0.0) == 0.0
     assert transition_probability(10.0, 0.1) == pytest.approx(1.0)
+    # The slopes by time are the rate at no time at all, and nothing where the probability is 1.
+    slopes = jax.jit(jax.vmap(jax.grad(lambda dt, rate: transition_probability(rate, dt, exact=True))))
+    np.testing.assert_array_equal(slopes(jnp.array([0.0, 0.0, 0.1]), jnp.array([2.0, jnp.inf, jnp.inf])), [2, 0, 0])
+    assert jax.grad(lambda dt: transition_probability(2.0, dt))(0.0) == 2.0
 
 
 def test_modified_rates():
