@@ -142,6 +142,9 @@ def test_constant_noise():
     for covariance in (8.0, np.array([8.0, 1, 2]), np.diag([8.0, 1, 2])):
         wide = sgd_escape_time(valley, *ends, RUN, ConstantNoise(covariance))
         assert wide.log_time == pytest.approx(float(escape.log_time), rel=1e-12)
+    # Several batches with one number for the noise are several times, not a diagonal of noise.
+    batches = sgd_escape_time(valley, *ends, Hyperparameters(0.05, np.array([4, 2, 8]), 1000), ConstantNoise(8.0))
+    np.testing.assert_allclose(batches.exponent, [5.0, 2.5, 10.0], rtol=1e-12)
 
 
 def test_validity_flag():

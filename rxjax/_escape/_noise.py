@@ -62,11 +62,12 @@ class ConstantNoise(AbstractNoise):
 
     def log_time(self, landscape, way, rate, run):
         c = batch_covariance(self.covariance, run)
-        dim = way.direction.shape[0]
-        if c.ndim and c.shape[0] != dim:
+        # The form is that of what was given: of a number and several batches come several numbers, and no diagonal.
+        form, dim = self.covariance.ndim, way.direction.shape[0]
+        if form and c.shape[0] != dim:
             raise ValueError(f"Argument `covariance` must be of dimension {dim}, but it has shape {c.shape}.")
         v = way.direction.astype(c.dtype)
-        along = c if c.ndim == 0 else jnp.sum(c * v**2) if c.ndim == 1 else v @ c @ v
+        along = c if form == 0 else jnp.sum(c * v**2) if form == 1 else v @ c @ v
         remedy = "Without noise along the way out there is no escape."
         exponent = way.barrier / positive(rate * along / 2, "covariance", remedy)
         return way.log_prefactor + exponent, exponent
