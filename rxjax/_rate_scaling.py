@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from rxjax_solvers._checks import finite, positive, require
+from rxjax_solvers._checks import finite, positive, printed, require
 
 from ._arrays import real_array, real_arrays, summation_dtype
 
@@ -75,9 +75,11 @@ def fit_rate_scaling(learning_rates: ArrayLike, rates: ArrayLike, *, logarithmic
         "Give logarithms with `logarithmic=True` where a rate underflows; leave out runs in which nothing happened."
     )
     y = (finite(rho, "rates") if logarithmic else jnp.log(positive(rho, "rates", remedy))).astype(dtype)
-    same = jnp.max(eta) == jnp.min(eta)
-    eta = require(eta, "learning_rates", "differ", [(same, "is one rate only")], "A slope needs at least two.")
     x = 1 / eta
+    # Neighbouring numbers may share a reciprocal.
+    same = jnp.max(x) == jnp.min(x)
+    faults = [(same, "is one rate only")]
+    x = require(x, "learning_rates", "differ", faults, "A slope needs at least two.", printed(eta))
     n = x.shape[0]
     mean_x, mean_y = jnp.mean(x), jnp.mean(y)
     # In units of the largest deviation, whose square may be out of the range of float32.

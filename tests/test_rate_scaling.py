@@ -93,6 +93,13 @@ def test_refusals():
                 0.1,
             ),
             (lambda x: fit(jnp.stack([x, 0.2, 0.2]), rates).c, 0.2, "`learning_rates` must differ.*one rate only", 0.1),
+            # Neighbouring numbers with one reciprocal.
+            (
+                lambda x: fit(jnp.stack([x, 1.5005002501250626, 1.5005002501250628]), rates).c,
+                1.5005002501250626,
+                "`learning_rates` must differ.*one rate only",
+                0.1,
+            ),
             (lambda x: fit(eta, rates).log_rate(x), 0.0, "Argument `learning_rate` must be positive", 0.1),
         ]
     )
