@@ -19,6 +19,8 @@ CASES = [
     ((9, 6), ["periodic", "absorbing"]),
     ((6, 7), "periodic"),
     ((5, 4, 3), ["periodic", "reflecting", ("absorbing", "reflecting")]),
+    # Rings of two cells, which two cuts use up.
+    ((2, 2, 5), ["periodic", "periodic", "reflecting"]),
 ]
 
 

@@ -81,10 +81,10 @@ def _boxes(shape, periodic, neighbours):
     while True:
         extent = high - low
         axis, inside = int(np.argmax(extent.max(axis=0))), box >= 0
-        whole = np.prod(extent, axis=1) <= _LEAF
-        number = np.where(inside, box, 0)
-        # A box that still wraps needs two cuts; the second is its last line.
+        # A box that still wraps needs two cuts; the second is its last line.  Of two lines nothing would be left.
         seam = int(wraps[axis])
+        whole = (np.prod(extent, axis=1) <= _LEAF) | (extent[:, axis] <= 1 + seam)
+        number = np.where(inside, box, 0)
         middle = (low[:, axis] + high[:, axis] - seam) // 2
         x = place[axis]
         cut = inside & (whole[number] | (x == middle[number]) | (x >= high[number, axis] - seam))
