@@ -39,3 +39,8 @@ def real_array(x: ArrayLike, name: str) -> Array:
 def summation_dtype(dtype: Any) -> Any:
     """`dtype`, or float32 if it has fewer bits: sums and factorisations need that many."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
+def widened(x: Array) -> Array:
+    """`x`, in float32 if it has fewer bits."""
+    return x.astype(summation_dtype(x.dtype)) if jnp.finfo(x.dtype).bits < 32 else x

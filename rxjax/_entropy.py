@@ -17,7 +17,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 from rxjax_solvers._checks import is_traced, one_of, require
 from rxjax_solvers._program import program
 
-from ._arrays import real_array, real_arrays
+from ._arrays import real_array, real_arrays, widened
 from ._covariance import check_symmetric
 from ._gaussian_sums import Gaussian, gaussian_at_maximum, log_mean_over_samples, log_sum_over_nodes
 from ._known import non_negative, positive
@@ -38,8 +38,8 @@ def gaussian_entropy(
     - `gamma`: $\gamma \geq 0$, inverse squared length.
     - `k`: scaling constant $k > 0$.
 
-    **Returns:** $S$ in units of `k`, relative to unit volume: flat and wide basins have more, and it falls to
-    $-\infty$ as $T \to 0$.
+    **Returns:** $S$ in units of `k`, float32 at least, relative to unit volume: flat and wide basins have more, and it
+    falls to $-\infty$ as $T \to 0$.
 
     **Raises:** `ValueError` (inside `jit`, a run-time error) where $H + \gamma kT I$ is not positive definite, as at a
     saddle or in a flat direction without `gamma`.
@@ -54,6 +54,7 @@ def gaussian_entropy(
     hessian = real_array(hessian, "hessian")
     if hessian.ndim not in (1, 2) or hessian.size == 0 or hessian.shape[0] != hessian.shape[-1]:
         raise ValueError(f"Argument `hessian` must have shape (d,) or (d, d), but it has shape {hessian.shape}.")
+    hessian = widened(hessian)
     kt, gamma, k = _scales(temperature, gamma, k)
     dim = hessian.shape[0]
     if hessian.ndim == 2:
@@ -108,8 +109,8 @@ def free_entropy(
     - `return_error`: return `(value, error)` and raise for no error.
     - `k`: scaling constant $k > 0$.
 
-    **Returns:** $S$, in units of `k` and relative to unit volume.  Its error is, for quadrature, the larger
-    difference to the rules of one node less and of a quarter less; for Monte Carlo the standard error.
+    **Returns:** $S$, in units of `k` and relative to unit volume, float32 at least.  Its error is, for quadrature, the
+    larger difference to the rules of one node less and of a quarter less; for Monte Carlo the standard error.
 
     A well far from `theta` and many widths away is not seen by a rule around a maximum, nor by its error.  In many
     dimensions the Monte Carlo error grows with the spread of $L/kT$ over the neighbourhood: keep
@@ -129,7 +130,7 @@ def free_entropy(
     one_of(method, "method", ("quadrature", "monte_carlo"))
     around = around or ("maximum" if method == "quadrature" else "theta")
     one_of(around, "around", ("maximum", "theta"))
-    theta = jax.tree.map(lambda x: real_array(x, "theta"), theta)
+    theta = jax.tree.map(lambda x: widened(real_array(x, "theta")), theta)
     dim = sum(x.size for x in jax.tree.leaves(theta))
     kt, gamma, k = _scales(temperature, gamma, k)
     _check_method(method, dim, order, num_samples, chunk, key)
@@ -195,7 +196,7 @@ def _log_integral(
 
 def _scales(temperature: ArrayLike, gamma: ArrayLike, k: ArrayLike) -> tuple[Array, Array, Array]:
     """`k T`, `gamma` and `k`, checked."""
-    temperature, gamma, k = real_arrays(temperature=temperature, gamma=gamma, k=k)
+    temperature, gamma, k = (widened(x) for x in real_arrays(temperature=temperature, gamma=gamma, k=k))
     for name, x in (("temperature", temperature), ("gamma", gamma), ("k", k)):
         if x.ndim:
             raise ValueError(f"Argument `{name}` must be a scalar, but it has shape {x.shape}. Vmap over many.")

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Shaped
 
 from rxjax_solvers._checks import finite, one_of, positive, require
 
-from ._arrays import real_array, real_arrays
+from ._arrays import real_array, real_arrays, widened
 from ._barriers import Barriers
 from ._minima import Minima
 
@@ -194,7 +194,7 @@ def expected_minima_density(
     if energy is None:
         (length,) = real_arrays(length_scale=length_scale)
         return math.sqrt(3) / (2 * math.pi * positive(length, "length_scale"))
-    length, energy, std = real_arrays(length_scale=length_scale, energy=energy, std=std)
+    length, energy, std = (widened(x) for x in real_arrays(length_scale=length_scale, energy=energy, std=std))
     std = positive(std, "std")
     depth = -finite(energy, "energy") / std
     width = math.sqrt(2.0 / 3.0)

@@ -168,6 +168,14 @@ def test_float32(float32):
     got = free_entropy(Quadratic(jnp.asarray(h)), x, 0.4, 0.7, order=8)
     assert got.dtype == jnp.float32
     assert float(got) == pytest.approx(closed_form(H, X, 0.4, 0.7), rel=1e-4)
+    # Fewer bits are no precision for a determinant or an integral.
+    half = lambda x: jnp.asarray(x, jnp.bfloat16)
+    got = gaussian_entropy(half(np.eye(3)), half(0.25), gamma=half(0.5)), gaussian_entropy(half(np.ones(3)), half(0.25))
+    wide = gaussian_entropy(np.eye(3), 0.25, gamma=0.5), gaussian_entropy(np.ones(3), 0.25)
+    np.testing.assert_allclose(got, wide, rtol=1e-6)
+    got = free_entropy(lambda x: jnp.sum(x**2) / 2, half(np.ones(3)), half(0.5), half(1.0), order=8)
+    assert got.dtype == jnp.float32
+    assert float(got) == pytest.approx(closed_form(np.eye(3), np.ones(3), 0.5, 1.0), rel=1e-5)
 
 
 def test_bad_numbers():

@@ -304,6 +304,8 @@ def test_float32(float32):
     got = eqx.filter_jit(log_kramers_time)(WELL, np.float32(-1.0), np.float32(0.0), np.float32(0.01))
     assert got.dtype == jnp.float32
     assert float(got) == pytest.approx(25 + np.log(2 * np.pi / np.sqrt(2)), rel=1e-4)
+    half = log_kramers_time(WELL, jnp.bfloat16(-1.0), jnp.bfloat16(0.0), jnp.bfloat16(0.125))
+    assert float(half) == pytest.approx(2 + np.log(2 * np.pi / np.sqrt(2)), rel=1e-5)
     run = Hyperparameters(1 / 6, 1, 1000)
     escape = sgd_escape_time(Quartic(jnp.float32(0.05), jnp.float32(1)), -1.0, 0.0, run, SquareLossNoise())
     assert escape.log_time.dtype == jnp.float32

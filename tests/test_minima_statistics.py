@@ -230,6 +230,8 @@ def test_float32(float32):
     heights = width * stats.norm.pdf(at / width)
     heights -= np.sqrt(1 / 3) * at * np.exp(-(at**2) / 2) * stats.norm.cdf(-at / np.sqrt(2))
     np.testing.assert_allclose(narrow, RICE * heights, rtol=1e-4, atol=1e-6)
+    half = rx.expected_minima_density(jnp.bfloat16(1.0), jnp.bfloat16(-1.0), std=jnp.bfloat16(1.0))
+    assert half == pytest.approx(0.1158, abs=5e-5)
 
 
 def test_refusals():

@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 from rxjax_solvers._checks import printed, require
 from rxjax_solvers._program import program
 
-from .._arrays import real_arrays
+from .._arrays import real_arrays, summation_dtype
 from .._limits import exponential
 from .._rates import boltzmann_exponent
 from ..landscapes import as_landscape
@@ -138,7 +138,7 @@ def way_out(
     for x, name in zip(given, ("minimum", "saddle"), strict=True):
         x = jnp.atleast_1d(x)
         points.append(require(x, name, "be finite", [(~jnp.isfinite(x), "is not finite")]))
-    dtype = jnp.result_type(*points)
+    dtype = summation_dtype(jnp.result_type(*points))
     a, s = (jnp.asarray(x, dtype) for x in points)
     # As given: they are moved onto the stationary points beside them before they are judged.
     given = printed(a), printed(s)
