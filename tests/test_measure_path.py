@@ -47,6 +47,17 @@ def test_saddles_of_a_known_surface():
         early()
 
 
+def test_the_highest_image_climbs_before_the_band_is_at_rest():
+    """On a line no force acts across the path, and no image lies at the top; between equal networks there is none."""
+    loss = lambda x, _: (x**2 - 1) ** 2 + 0.3 * x
+    ends = jnp.asarray(-1.03557), jnp.asarray(0.96017)
+    for images in (3, 16):
+        path = M.barrier_between(loss, *ends, None, images=images)
+        np.testing.assert_allclose(path.heights, [1.316710, 0.717136], rtol=1e-4)
+    same = M.barrier_between(loss, ends[0], ends[0], None)
+    np.testing.assert_array_equal(same.heights, [0, 0])
+
+
 def test_between_two_orders_of_the_same_units(float32):
     """An Equinox module: equal heights from both ends, far below that of the straight line."""
     model = eqx.nn.MLP(1, 1, 6, 1, activation=jnp.tanh, key=jax.random.key(1))

@@ -182,11 +182,14 @@ def _measured(
         climbs = band.climbs | (band.steps > steps // 4)
         force, free = nudged(points, losses, gradients, spring, climbs & hump)
         residual = jnp.max(jnp.linalg.norm(free, axis=1)) / jnp.maximum(scale, tiny)
+        # Between equal networks there is no way to go.
+        residual = jnp.where(length > 0, residual, 0)
         move, pace = fire(force, pace, time, farthest)
         done = climbs & (residual <= tolerance)
-        climbs = climbs | (residual <= 4 * tolerance)
         points = jnp.where(done, points, points + move)
-        return _Band(points, pace, losses, jnp.where(climbs, residual, 2.0), climbs, band.steps + 1)
+        # A band that is at rest before its highest image climbs has still to do so.
+        seen = jnp.where(climbs, residual, 2.0)
+        return _Band(points, pace, losses, seen, climbs | (residual <= 4 * tolerance), band.steps + 1)
 
     points = line + kick[None, :] * jnp.sin(jnp.pi * share)
     points = points.at[-1].set(last)
