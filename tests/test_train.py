@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from rxjax._command import _train_command
 from rxjax._command._app import app
+from rxjax._command._errors import Refusal
 from rxjax._command._train_files import Log
 from rxjax._train import _chars
 from rxjax._train._run import OPTIMIZERS, task_of
@@ -108,6 +109,11 @@ def test_the_table_goes_on_from_the_checkpoint(tmp_path):
         log.add(3, part(slice(3, 5)))
         assert path.read_bytes() == whole
     np.testing.assert_array_equal(log.history()["loss"], rows["loss"])
+    # Without the steps made there is nothing to go on with.
+    for rest in (b"", b"\xff,1\n", b"".join(x for x in whole.splitlines(keepends=True) if x[:1] != b"2"), None):
+        path.unlink() if rest is None else path.write_bytes(rest)
+        with pytest.raises(Refusal, match="`--resume` must find the metrics of all 3 steps made"):
+            Log(path, 3)
     # Without a checkpoint all steps will be made again.
     Log(path, 0).add(0, part(slice(2)))
     assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:3])
@@ -131,6 +137,22 @@ def test_ctrl_c_leaves_a_run_to_go_on_with(monkeypatch, tmp_path):
     assert "can go on from step 30: add --resume" in stopped.stderr
     resumed = rxjax(*RUN, "--out", "stopped", "--resume")
     assert resumed.exit_code == 0 and len(numbers(tmp_path / "stopped" / FOLDER)[2]) == 130
+
+
+def test_files_that_cannot_be_gone_on_with_are_refused(tmp_path):
+    """Settings that are none, a checkpoint that is torn, and checkpoints whose settings are lost."""
+    run = ["train", "digits-mlp", "--steps", "2", "--out", "run"]
+    assert rxjax(*run).exit_code == 0
+    folder, settings = tmp_path / "run" / FOLDER, (tmp_path / "run" / FOLDER / "run.json").read_text()
+    for file, text, words, message in [
+        ("run.json", "[]", ["--resume"], "`--resume` must find a run, but .*run.json cannot be read"),
+        ("checkpoints/2/_METADATA", "", ["--resume"], "checkpoint of this run, but .*2 cannot be read as one.  Remove"),
+        ("run.json", None, [], "`--out` must be a folder without this run, but .* saved at step 2"),
+    ]:
+        (folder / "run.json").write_text(settings)
+        (folder / file).unlink() if text is None else (folder / file).write_text(text)
+        done = rxjax(*run, *words)
+        assert done.exit_code == 2 and re.search(f"Error: .*{message}", done.stderr), done.output
 
 
 @pytest.mark.parametrize(

@@ -43,10 +43,12 @@ def setup_of(options: dict[str, Any], folder: Path, resume: bool) -> Settings:
     )
     settings = Settings(asked, options["checkpoint_every"])
     if not resume:
-        if file.exists():
+        saved = steps_in(folder / "checkpoints")
+        # Checkpoints without their settings belong to a run that nobody can name any more.
+        if file.exists() or saved:
             raise Refusal(
                 f"Argument `--out` must be a folder without this run, but {folder} holds one, saved at step "
-                f"{max(steps_in(folder / 'checkpoints'), default=0)}.  Add --resume to go on, or name another folder."
+                f"{max(saved, default=0)}.  Add --resume to go on, or name another folder."
             )
         _write_json(file, {**asked._asdict(), "rxjax_version": __version__, "jax_version": jax.__version__})
         return settings
@@ -55,7 +57,7 @@ def setup_of(options: dict[str, Any], folder: Path, resume: bool) -> Settings:
     try:
         stored = json.loads(file.read_text())
         known = Setup(**{name: stored[name] for name in Setup._fields})
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise Refusal(f"Argument `--resume` must find a run, but {file} cannot be read: {error}.") from None
     for name, was, now in zip(Setup._fields, known, asked, strict=True):
         if was != now:
@@ -79,18 +81,23 @@ class Log:
     """The metrics of every step as lines of a CSV file, which after a kill holds at least those of the checkpoint."""
 
     def __init__(self, path: Path, step: int):
-        """Lines beyond `step` belong to steps that will be made again and are dropped."""
+        """Lines beyond `step` belong to steps that will be made again and are dropped; those up to it must be there."""
         self.path = path
         self._names: list[str] | None = None
-        if not path.exists():
+        if not step:
+            path.unlink(missing_ok=True)
             return
-        with path.open(newline="") as file:
-            lines = list(csv.reader(file))
-        if not lines or not step:
-            path.unlink()
-            return
+        lines = [[]]
+        if path.exists():
+            with path.open(newline="", errors="replace") as file:
+                lines = [*csv.reader(file)] or lines
+        kept = [x for x in lines[1:] if len(x) == len(lines[0]) and x[0].isdecimal() and int(x[0]) <= step]
+        if [int(line[0]) for line in kept] != [*range(1, step + 1)]:
+            raise Refusal(
+                f"Argument `--resume` must find the metrics of all {step} steps made, but {path} does not hold them.  "
+                "Name another folder to make the run anew."
+            )
         self._names = lines[0][1:]
-        kept = [line for line in lines[1:] if len(line) == len(lines[0]) and int(line[0]) <= step]
         partial = path.with_suffix(".partial")
         with partial.open("w", newline="") as file:
             csv.writer(file).writerows([lines[0], *kept])

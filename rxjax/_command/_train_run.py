@@ -29,7 +29,7 @@ def carry_out(options: dict[str, Any], out: Path, resume: bool) -> int | None:
         carry: Carry = interruptible(lambda: jax.block_until_ready(begin(setup)))
         done = checkpoints.steps()
         if done:
-            carry = checkpoints.load(done[-1], carry)
+            carry = _loaded(checkpoints, folder / "checkpoints" / str(done[-1]), carry)
         else:
             checkpoints.save(0, carry)
         at = int(carry.step)
@@ -61,6 +61,17 @@ def carry_out(options: dict[str, Any], out: Path, resume: bool) -> int | None:
         return 0 if at is None else at
     finally:
         checkpoints.close()
+
+
+def _loaded(checkpoints: Checkpoints, path: Path, like: Carry) -> Carry:
+    """The state of a checkpoint, unless it is torn or that of another run."""
+    try:
+        return checkpoints.load(int(path.name), like)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise Refusal(
+            f"Argument `--resume` must find a checkpoint of this run, but {path} cannot be read as one.  Remove it to "
+            "go on from the one before."
+        ) from None
 
 
 def _chunk(setup: Setup, data: Any, carry: Carry, count: int) -> tuple[Carry, dict[str, np.ndarray]]:
