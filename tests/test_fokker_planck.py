@@ -170,6 +170,15 @@ def test_array_potential_and_time_dependence():
         (lambda g: rxs.FokkerPlanck.from_potential(lambda x: x[0], g, 0.0), "`temperature` .* is zero"),
         (lambda g: rxs.FokkerPlanck.from_potential(lambda x: x[0], g, jnp.nan), "`temperature` .* is not finite"),
         (lambda g: rxs.FokkerPlanck.from_potential(lambda x: x[0], g, 1.0, -2.0), "`mobility` .* is negative"),
+        (
+            lambda g: rxs.FokkerPlanck(rxs.NegativeGradient(lambda x: x[0], jnp.ones(2)), 1.0, g),
+            r"`mobility` .* \(2,\)",
+        ),
+        (lambda g: rxs.FokkerPlanck(rxs.NegativeGradient(lambda x: x[0], jnp.ones((1, 1))), 1.0, g), r"beside a `diff"),
+        (
+            lambda g: rxs.FokkerPlanck(rxs.NegativeGradient(lambda x: x[0], jnp.nan), 1.0, g),
+            "`mobility` must be finite",
+        ),
     ],
 )
 def test_refusals(make, words):

@@ -82,7 +82,7 @@ def discretise(
     potential, mobility, outside, hops = None, None, None, None
     if isinstance(drift, NegativeGradient):
         potential = potential_values(drift.potential, grid)
-        mobility = jnp.asarray(drift.mobility, grid.lower.dtype)
+        mobility = _mobility(drift.mobility, grid, shape)
         crossed = [place for place in middles if mobility.ndim == 2 and _leaves(grid, place)]
         outside = _potential_outside(drift.potential, grid, sides + crossed)
         drift = None
@@ -108,6 +108,18 @@ def discretise(
 def _shape_of(fn: Any, grid: Grid) -> tuple[int, ...]:
     value: Any = jax.eval_shape(fn, jax.ShapeDtypeStruct((grid.dim,), grid.lower.dtype))
     return getattr(value, "shape", ())
+
+
+def _mobility(mobility: Any, grid: Grid, diffusion: tuple[int, ...]) -> Array:
+    """A number or one per axis; a tensor where the diffusion is one too, which has the diagonals that it needs."""
+    mobility = finite(jnp.asarray(mobility, grid.lower.dtype), "mobility")
+    dim = (grid.dim,)
+    if mobility.shape not in ((), dim, *[dim * 2] * (diffusion == dim * 2)):
+        raise ValueError(
+            f"Argument `mobility` must be a scalar or have shape {dim}, one number per axis, or {dim * 2} beside a "
+            f"`diffusion` of that shape, but it has shape {mobility.shape}."
+        )
+    return mobility
 
 
 def _potential_outside(potential: Any, grid: Grid, places: Sequence[Place]) -> Table | None:
