@@ -230,6 +230,10 @@ def test_fourier_form_has_a_limit():
         ),
         (lambda kT: deep(rx.Arrhenius("difference"), kT).outflow(), 0.18, "vary by a factor of at most e\\^30", 0.21),
     ]
+    grid, flat = rxs.Grid(0, 1, 8), lambda x: 0 * x[0]
+    jump = lambda value: rxs.SeparableRate(flat, lambda d: jnp.where(d[0] > 0, value, 0.0), flat)
+    fourier = lambda value: rxs.MasterEquation.from_rates(jump(value), grid, 0.3, fft=True).outflow()
+    cases += [(fourier, bad, "`rate` must be finite.* `log_jump` may be -inf", -jnp.inf) for bad in (jnp.nan, 1e3)]
     assert_refused(cases)
     with pytest.raises(ValueError, match="must be a SeparableRate for `fft=True`, but it is JumpRate"):
         jumps("closed", rx.Glauber(), fft=True)
@@ -259,6 +263,8 @@ def test_refusals():
         (lambda: rxs.MasterEquation.from_rates(flat, rxs.Grid(0, 1, (900, 900)), 0.02), "GiB, but they take"),
         (lambda: rxs.MasterEquation.from_rates(flat, grid), "`radius` must be given or `reach`"),
         (lambda: rxs.MasterEquation.from_rates(flat, grid, reach=0), "`reach` must be at least 1 cell"),
+        (lambda: rxs.MasterEquation.from_rates(flat, grid, reach=[1, 1]), r"`reach` must be .* shape \(1,\)"),
+        (lambda: rxs.MasterEquation.from_rates(flat, rxs.Grid(0, 1, (8, 8)), reach=(3, -2)), "not negative, but"),
         (lambda: jax.jit(lambda r: rxs.MasterEquation.from_rates(flat, grid, r).shape)(0.3), "`radius` must be known"),
         (lambda: matrix(jnp.ones((2, 3))), "`W` must be a square matrix"),
         (lambda: matrix(jnp.array([[-1.0, 1.0], [3.0, -3.0]])), "rows that sum to zero is its transpose"),

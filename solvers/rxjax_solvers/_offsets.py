@@ -34,7 +34,13 @@ def offsets_within(
     if (radius is None) == (reach is None):
         raise ValueError("Argument `radius` must be given or `reach`, a number of cells, but not both.")
     if reach is not None:
-        half = np.broadcast_to(np.asarray(reach, np.float64), (grid.dim,))
+        half = np.asarray(reach, np.float64)
+        if half.shape not in ((), (grid.dim,)) or not np.all((half >= 0) & np.isfinite(half)):
+            raise ValueError(
+                f"Argument `reach` must be a number of cells or have shape ({grid.dim},), finite and not negative, but "
+                f"it is {reach}."
+            )
+        half = np.broadcast_to(half, (grid.dim,))
     else:
         half = _in_cells(grid, radius)
     # A hair more, so that a radius of three cells holds three cells in spite of rounding.

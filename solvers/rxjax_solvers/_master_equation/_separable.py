@@ -74,7 +74,8 @@ class SeparableJumps(AbstractJumps):
         )
         name = f"vary by a factor of at most e^{limit:.3g} over the grid for a Fourier transform in {leave.dtype}"
         leave = require(leave, "rate", name, [(seen(spread) > limit, "varies by more")], remedy, shown)
-        self.leave, self.jump, arrive, top = _factors(grid, leave, jump, inside)
+        self.leave, jump, arrive, top = _factors(grid, leave, jump, inside)
+        self.jump = finite(jump, "rate", "`log_jump` may be -inf, where nothing jumps, but no NaN, nor overflow.")
         self.arrive = self._with_margin(rate.log_arrive, arrive, top, grid)
         sizes = self._sizes
         self.kernel, self.leaving = _sums(self.leave, self.jump, self.arrive, self.offsets, self.reach, sizes)
