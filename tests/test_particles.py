@@ -186,6 +186,8 @@ def test_exit_times_with_the_bridge():
     assert np.mean(plain.times) > 1.15
     short = rxs.sample_exit_times(jnp.zeros(1), 0.5, sides, jnp.zeros((100, 1)), KEY, dt=0.05, max_time=0.1)
     assert not np.all(short.exited) and np.max(short.times) <= 0.1
+    lost = rxs.sample_exit_times(jnp.full(1, jnp.nan), 0.5, sides, jnp.zeros((2, 1)), KEY, dt=0.05, max_time=0.1)
+    assert np.all(np.isnan(lost.times)) and not np.any(lost.exited)
 
 
 def variance(loss, eta, steps, saves, n=4000, **options):
@@ -290,7 +292,8 @@ def test_refusals():
     loss, x0 = lambda theta: jnp.sum(theta**2), jnp.zeros((2, 1))
     ensemble = lambda learning_rate=0.1, **k: rxs.sgd_ensemble(loss, x0, 4, KEY, learning_rate=learning_rate, **k)
     noise = lambda theta, key: theta
-    plane = lambda D: rxs.langevin(loss, D, jnp.zeros((2, 2)), jnp.arange(2.0), KEY, dt=0.1)
+    plane = lambda D, b=jnp.zeros(2), **k: rxs.langevin(b, D, jnp.zeros((2, 2)), jnp.arange(2.0), KEY, dt=0.1, **k)
+    slope = lambda mobility: rxs.NegativeGradient(loss, mobility)
     states = rxs.MasterEquation.from_edges([0, 1], [1, 0], 1.0, size=2)
     free = rxs.FokkerPlanck(jnp.zeros(1), 1.0, rxs.Grid(0, 1, 4))
     for bad, words in [
@@ -310,6 +313,17 @@ def test_refusals():
         (lambda: rxs.langevin(loss, 1.0, jnp.nan * x0, jnp.arange(2.0), KEY, dt=0.1), "`x0` must be finite"),
         (lambda: plane(jnp.array([[1.0, 0.5], [0.0, 1.0]])), "`diffusion` .* is not symmetric"),
         (lambda: plane(jnp.array([[1, 2], [2, 1]])), "`diffusion` .* has a negative eigenvalue"),
+        (lambda: plane(lambda x: jnp.ones((2, 3)), convention=rxs.Ito()), "`diffusion` must be a square matrix"),
+        (lambda: plane(1.0, loss), r"`drift` must have shape \(2,\), .* it has shape \(\)"),
+        (lambda: plane(1.0, jnp.zeros(1)), r"`drift` must have shape \(2,\), .* it has shape \(1,\)"),
+        (lambda: plane(1.0, slope(jnp.ones(1))), r"`mobility` must be a scalar or have shape \(2,\)"),
+        (lambda: ensemble(noise=noise, batch_size=2), "`noise` must come without `batch_size`"),
+        (lambda: ensemble(noise=noise, sampling="epoch"), "`noise` must come without .* `sampling`"),
+        (lambda: ensemble(noise=lambda theta, key: jnp.ones(())), r"`noise` must return shape \(1,\)"),
+        (
+            lambda: rxs.sgd_ensemble(jnp.multiply, x0, 4, KEY, learning_rate=0.1, data=jnp.ones(3), batch_size=2),
+            r"`loss` must return a scalar for one example, but it returns shape \(1,\)",
+        ),
         (lambda: rxs.gillespie(states, [2], jnp.arange(2.0), KEY), "`start` must be states from 0 to 1, or -1"),
         (lambda: rxs.gillespie(states, [0], jnp.ones(2), KEY), "`ts` must be finite and strictly ascending"),
         (

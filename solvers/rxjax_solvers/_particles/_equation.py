@@ -70,6 +70,8 @@ def ito_form(equation: Equation, dim: int) -> tuple[Callable, Callable]:
                 f"Argument `{'diffusion' if noise is None else 'noise'}` must be a scalar or have {dim} rows, but it "
                 f"has shape {value.shape}."
             )
+        if noise is None and value.ndim == 2 and value.shape[1] != dim:
+            raise ValueError(f"Argument `diffusion` must be a square matrix, but it has shape {value.shape}.")
         return value if value.ndim == 2 else jnp.broadcast_to(value, (dim,))
 
     def sigma(t, theta):
@@ -139,13 +141,28 @@ def _function(coefficient: Coefficient) -> Callable:
 
 def _drift(drift: Coefficient) -> Callable:
     if not isinstance(drift, NegativeGradient):
-        f = _function(drift)
-        return lambda t, theta: jnp.broadcast_to(jnp.asarray(f(t, theta), theta.dtype), theta.shape)
+        f, constant = _function(drift), () if _varies(drift) else ((),)
+
+        def given(t, theta):
+            value = jnp.asarray(f(t, theta), theta.dtype)
+            if value.shape not in (theta.shape, *constant):
+                raise ValueError(
+                    f"Argument `drift` must have shape {theta.shape}, one number per axis, but it has shape "
+                    f"{value.shape}."
+                )
+            return jnp.broadcast_to(value, theta.shape)
+
+        return given
     potential = _function(drift.potential)
     mobility = drift.mobility
 
     def f(t, theta):
         m = jnp.asarray(mobility, theta.dtype)
+        if m.shape not in ((), theta.shape, theta.shape * 2):
+            raise ValueError(
+                f"Argument `mobility` must be a scalar or have shape {theta.shape}, one number per axis, or "
+                f"{theta.shape * 2}, but it has shape {m.shape}."
+            )
         slope = jax.grad(lambda x: potential(t, x))(theta)
         return -(m @ slope if m.ndim == 2 else m * slope)
 

@@ -50,7 +50,8 @@ def sample_exit_times(
         that meet, or two sides, are several levels: `lambda x: jnp.stack([1 - x[0], 1 + x[0]])`.
     - `x0`: where the particles start, shape `(particles, d)`, inside.
     - `dt`: the step.  Good values: such that a step is a tenth of the width of the region.
-    - `max_time`: where sampling ends; particles still inside have `exited` false and this time.
+    - `max_time`: where sampling ends; particles still inside have `exited` false and this time, those that are lost
+        (a level of NaN, as of steps too long for the drift) a time of NaN.
     - `bridge`: `False` looks at the ends of steps only, for comparison.
 
     **Returns:** `ExitTimes`.  Random times have no derivative.  Many calls: see `langevin`.
@@ -95,9 +96,11 @@ def _exits(
             return moved, jnp.where(out, t + share * dt, t + dt), key, out
 
         start = (x, jnp.zeros((), dtype), key, jnp.any(levels(x) <= 0))
-        _, t, _, out = lax.while_loop(inside, step, start)
+        x, t, _, out = lax.while_loop(inside, step, start)
         late = t > end
-        return jnp.minimum(t, end), out & ~late
+        # A level of NaN is never crossed: who is lost has not stayed inside.
+        lost = ~out & jnp.any(jnp.isnan(levels(x)))
+        return jnp.where(lost, jnp.nan, jnp.minimum(t, end)), out & ~late
 
     return ExitTimes(*jax.vmap(one)(x0, jr.split(key, x0.shape[0])))
 

@@ -76,6 +76,8 @@ def sgd_ensemble(
     theta0 = check_starts(theta0, "theta0")
     if (data is None) == (noise is None):
         raise ValueError("Argument `data` must be given, with a loss of one example, or `noise`, but not both.")
+    if noise is not None and (batch_size is not None or sampling != "with_replacement"):
+        raise ValueError("Argument `noise` must come without `batch_size` and `sampling`, which are those of `data`.")
     if save_every < 1 or num_steps < 1 or num_steps % save_every:
         raise ValueError(
             f"Argument `num_steps` must be a positive multiple of `save_every`, but it is {num_steps} for {save_every}."
@@ -109,7 +111,10 @@ def _runs(
 
     def gradient(theta, key, order, step):
         if noise is not None:
-            return jax.grad(loss)(theta) + noise(theta, key), order
+            kick = jnp.asarray(noise(theta, key))
+            if kick.shape != theta.shape:
+                raise ValueError(f"Argument `noise` must return shape {theta.shape}, but it returns {kick.shape}.")
+            return jax.grad(loss)(theta) + kick, order
         if sampling == "with_replacement":
             chosen = jr.randint(key, (size,), 0, count)
         elif sampling == "without_replacement":
@@ -119,7 +124,15 @@ def _runs(
             order = lax.cond(place == 0, lambda o: jr.permutation(key, o), lambda o: o, order)
             chosen = lax.dynamic_slice(order, (place * size,), (size,))
         batch = jax.tree.map(lambda x: x[chosen], data)
-        mean = lambda theta: jnp.mean(jax.vmap(lambda example: loss(theta, example))(batch))
+
+        def mean(theta):
+            losses = jax.vmap(lambda example: loss(theta, example))(batch)
+            if losses.ndim != 1:
+                raise ValueError(
+                    f"Argument `loss` must return a scalar for one example, but it returns shape {losses.shape[1:]}."
+                )
+            return jnp.mean(losses)
+
         return jax.grad(mean)(theta), order
 
     def one(carry, step_and_keys):
