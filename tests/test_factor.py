@@ -132,7 +132,7 @@ def test_refusals():
     moving = lambda: rxs.FokkerPlanck(rxs.TimeDependent(lambda t, x: t * x), 1.0, grid)
     chain = lambda size: rxs.MasterEquation.from_edges([0, 1], [1, 0], 1.0, size=size)
     block = lambda: rxs.FokkerPlanck(jnp.zeros(3), 1.0, rxs.Grid(-1.0, 1.0, (60, 60, 60)))
-    direct = rxs.Elimination()
+    direct, other, end = rxs.Elimination(), rxs.deflate(chain(2)), jnp.arange(8) == 7
     # What the kind and the shape decide is said while tracing.
     traced = lambda make, **k: jax.eval_shape(lambda: rxs.factorize(make(), **k))
     calls = [
@@ -148,6 +148,11 @@ def test_refusals():
         (lambda: traced(lambda: chain(2), target=lambda x: x[0] > 0), "must be a Boolean mask for a generator without"),
         (lambda: traced(lambda: chain(5000), method=direct), "4096 states without hops .* alone, but .* has 5000"),
         (lambda: traced(block, method=direct), "separators of more than 2048 cells"),
+        # Answers of another generator are no answers.
+        (lambda: rxs.stationary(W, factor=other), r"`factor` must be of a generator of shape \(8,\), .* shape \(2,\)"),
+        (lambda: rxs.spectrum(W, 2, factor=other), r"`factor` must be of a generator of shape \(8,\), .* shape \(2,\)"),
+        (lambda: rxs.quasi_stationary(W, factor=other.factor), r"`factor` must be of a generator of shape \(8,\)"),
+        (lambda: rxs.reactive_flux(W, end[::-1], end, law=jnp.ones(())), r"`law` must have the generator's shape"),
     ]
     for call, words in calls:
         with pytest.raises(ValueError, match=words):

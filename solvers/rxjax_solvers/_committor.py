@@ -87,6 +87,10 @@ def _from_source(generator: AbstractGenerator, ends: _Ends, law: Array) -> Array
 
 
 def _transitions(generator, source, target, factor, law) -> tuple[Array, Array, RESULTS]:
+    if law is not None and jnp.shape(law) != generator.shape:
+        raise ValueError(
+            f"Argument `law` must have the generator's shape {generator.shape}, but it has shape {jnp.shape(law)}."
+        )
     ends = _ends(generator, source, target, factor)
     law, result = stationary_law(generator) if law is None else (law, RESULTS.successful)
     return _reaction(generator, ends, law, result)

@@ -11,8 +11,8 @@ from jaxtyping import Array
 
 from ._checks import is_traced
 from ._compiled import compiled
-from ._deflated import Deflated, deflate
-from ._factor import Factor, factorize
+from ._deflated import Deflated, check_deflated, deflate
+from ._factor import Factor, check_factor, factorize
 from ._factorization import repeated
 from ._first_order import once
 from ._fokker_planck import FokkerPlanck
@@ -81,6 +81,7 @@ def spectrum(
         method = repeated(generator)
         factor = factorize(generator, method=method) if _loses(generator) else deflate(generator, method=method)
     closed = isinstance(factor, Deflated)
+    factor = check_deflated(factor, generator) if closed else check_factor(factor, generator, None, "None")
     wanted = k - 1 if closed else k
     dtype = generator.dtype
     room = size - 1 if closed else size

@@ -8,8 +8,8 @@ from jax import lax
 from jaxtyping import Array
 
 from ._compiled import compiled
-from ._deflated import Deflated, stationary_law
-from ._factor import Factor, factorize
+from ._deflated import Deflated, check_deflated, stationary_law
+from ._factor import Factor, check_factor, factorize
 from ._first_order import frozen
 from ._generator import AbstractGenerator
 from ._long_lives import apart
@@ -51,8 +51,8 @@ def stationary(generator: AbstractGenerator, *, factor: Deflated | Factor | None
 
         ```
     """
-    if factor is not None and not isinstance(factor, Deflated):
-        raise ValueError(f"Argument `factor` must be `deflate(generator)`, but it is a {type(factor).__name__}.")
+    if factor is not None:
+        factor = check_deflated(factor, generator)
     law, result = stationary_law(generator) if factor is None else (factor.law, factor.result)
     return answer(law, result, throw)
 
@@ -91,7 +91,7 @@ def quasi_stationary(
 
         ```
     """
-    factor = factorize(generator) if factor is None else factor
+    factor = factorize(generator) if factor is None else check_factor(factor, generator, None, "target")
     return answer(*_survival(generator, factor, jnp.asarray(max_steps, jnp.int32)), throw)
 
 
