@@ -251,6 +251,11 @@ def test_a_method_is_an_object_and_tolerances_have_a_sign():
         rxs.solve(FREE, FLAT, TS, method=rxs.Strang(), rtol=-1e-3)
     with pytest.raises(ValueError, match="`atol` must be non-negative and finite, but it is negative"):
         rxs.solve(FREE, FLAT, TS, method=rxs.Strang(), atol=-1e-3)
+    with pytest.raises(ValueError, match="`p0` must have the generator's dtype float64, but it is float32"):
+        rxs.solve(FREE, FLAT.astype(jnp.float32), TS)
+    for name in ("max_krylov", "max_factors"):
+        with pytest.raises(ValueError, match=f"`{name}` must be at least 1, but it is 0"):
+            rxs.ShiftInvert(**{name: 0})
     for method in ("strang", rxs.Strang):
         with pytest.raises(ValueError, match=r"`method` must be Strang\(\), .*, an object, but it is .*[sS]trang"):
             rxs.solve(FREE, FLAT, TS, method=method)

@@ -135,4 +135,11 @@ def test_refusals():
     moving = rxs.FokkerPlanck(rxs.TimeDependent(lambda t, x: -t * x), 0.1, rxs.Grid(-1, 1, 8))
     with pytest.raises(ValueError, match="`generator` must not depend on time"):
         rxs.Uniformization().run(moving, jnp.ones(8) / 2, ts)
-    assert_refused([(lambda tol: rxs.uniformization(W, p0, ts, tol)[0], -1.0, "`tol` must be positive", 1e-3)])
+    with pytest.raises(ValueError, match=r"`p0` must have the generator's shape \(2,\), but it has shape \(3,\)"):
+        rxs.uniformization(W, jnp.ones(3) / 3, ts)
+    assert_refused(
+        [
+            (lambda tol: rxs.uniformization(W, p0, ts, tol)[0], -1.0, "`tol` must be positive", 1e-3),
+            (lambda t: rxs.uniformization(W, p0, jnp.stack([ts[1], t]))[0], 0.5, "`ts` must be .* ascending", 2.0),
+        ]
+    )

@@ -116,6 +116,15 @@ def non_negative(x: ArrayLike, name: str, remedy: str = "") -> Array:
     return require(x, name, "be non-negative and finite", faults, remedy)
 
 
+def check_times(ts: Array, start: str = "p0") -> Array:
+    """`ts` if it is a vector of finite, strictly ascending times, the first that of the argument `start`."""
+    if ts.ndim != 1 or ts.shape[0] < 1:
+        raise ValueError(f"Argument `ts` must be a vector of at least one time, but it has shape {ts.shape}.")
+    times = seen(ts)
+    faults = [not_finite(times), (times[1:] <= times[:-1], "is not")]
+    return require(ts, "ts", "be finite and strictly ascending", faults, f"The first time is that of `{start}`.")
+
+
 def one_of(x: object, name: str, allowed: Sequence[str], remedy: str = "") -> None:
     """Refuse a name that is not on the list, and print the list."""
     if x not in allowed:

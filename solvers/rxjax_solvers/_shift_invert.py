@@ -83,6 +83,11 @@ class ShiftInvert(eqx.Module):
     preserves_mass: ClassVar[bool] = True
     preserves_positivity: ClassVar[bool] = False
 
+    def __check_init__(self):
+        for name, value in (("max_krylov", self.max_krylov), ("max_factors", self.max_factors)):
+            if value < 1:
+                raise ValueError(f"Argument `{name}` must be at least 1, but it is {value}.")
+
     def run(
         self, generator: AbstractGenerator, p0: Float[Array, "*shape"], ts: Shaped[ArrayLike, "times"]
     ) -> tuple[Float[Array, "times *shape"], RESULTS, dict[str, Any]]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
-from ._checks import is_traced, non_negative, not_finite, require, seen
+from ._checks import check_times, is_traced, non_negative, require, seen
 from ._compiled import compiled
 from ._controller import DensityController
 from ._factor import factorable
@@ -47,15 +47,6 @@ def check_density(p0: Array, generator: AbstractGenerator, name: str = "p0") -> 
     faults = [(mass == 0, "has zero mass"), (~(abs(mass - 1) <= 1e-3), "has another mass")]
     shown = None if is_traced(mass) else f"mass {float(mass):.6g}"
     return require(p0, name, "have mass 1 within 1e-3", faults, "Pass it through `grid.normalize`.", shown)
-
-
-def check_times(ts: Array, start: str = "p0") -> Array:
-    """`ts` if it is a vector of finite, strictly ascending times, the first that of the argument `start`."""
-    if ts.ndim != 1 or ts.shape[0] < 1:
-        raise ValueError(f"Argument `ts` must be a vector of at least one time, but it has shape {ts.shape}.")
-    times = seen(ts)
-    faults = [not_finite(times), (times[1:] <= times[:-1], "is not")]
-    return require(ts, "ts", "be finite and strictly ascending", faults, f"The first time is that of `{start}`.")
 
 
 def solve(
@@ -122,6 +113,11 @@ def solve(
         ```
     """
     p0 = check_density(p0, generator)
+    dtype = generator.dtype if generator.grid is None else generator.grid.lower.dtype
+    if p0.dtype != dtype:
+        raise ValueError(
+            f"Argument `p0` must have the generator's dtype {dtype}, but it is {p0.dtype}.  Use `p0.astype({dtype})`."
+        )
     ts = check_times(jnp.asarray(ts, p0.dtype))
     options = (dt0, stepsize_controller, saveat, adjoint, progress_meter)
     plain = all(option is None for option in options)

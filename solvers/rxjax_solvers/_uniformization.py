@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
-from ._checks import one_of, positive
+from ._checks import check_times, one_of, positive
 from ._compiled import compiled
 from ._first_order import once
 from ._generator import AbstractGenerator
@@ -75,9 +75,7 @@ class Uniformization(eqx.Module):
         self, generator: AbstractGenerator, p0: Float[Array, "*shape"], ts: Float[Array, " times"]
     ) -> tuple[Float[Array, "times *shape"], diffrax.RESULTS, dict[str, Any]]:
         """The densities at all times, what came of it, and `stats`; see [`uniformization`][]."""
-        ps, stats = uniformization(
-            generator, p0, ts, self.tol, max_terms=self.max_terms, differentiate=self.differentiate
-        )
+        ps, stats = _unchecked(generator, p0, ts, self.tol, self.max_terms, self.differentiate)
         complete = stats["num_steps"] <= self.max_terms
         result = diffrax.RESULTS.where(complete, diffrax.RESULTS.successful, diffrax.RESULTS.max_steps_reached)
         return ps, result, stats
@@ -100,9 +98,20 @@ def uniformization(
 
     Derivatives are those of the truncated sum with respect to rates, `p0` and `ts`.
 
-    **Raises:** `ValueError` for a generator that depends on time, and (inside `jit`, a run-time error) a `tol` that is
-    not positive.
+    **Raises:** `ValueError` for a generator that depends on time or has another shape, and (inside `jit`, a run-time
+    error) times that do not ascend or a `tol` that is not positive.
     """
+    if p0.shape != generator.shape:
+        raise ValueError(
+            f"Argument `p0` must have the generator's shape {generator.shape}, but it has shape {p0.shape}."
+        )
+    return _unchecked(generator, p0, check_times(jnp.asarray(ts)), tol, max_terms, differentiate)
+
+
+def _unchecked(
+    generator: AbstractGenerator, p0: Array, ts: Array, tol: Any, max_terms: int, differentiate: str
+) -> tuple[Array, dict[str, Array]]:
+    """For times that ascend."""
     if generator.time_dependent:
         raise ValueError(
             "Argument `generator` must not depend on time for uniformisation, but it does.  Use Strang(), or freeze "

@@ -9,11 +9,10 @@ import jax.random as jr
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray, Shaped
 
-from .._checks import require, seen
+from .._checks import check_times, require, seen
 from .._compiled import compiled
 from .._generator import AbstractGenerator
 from .._master_equation import MasterEquation
-from .._solve import check_times
 
 
 class Jumps(eqx.Module):

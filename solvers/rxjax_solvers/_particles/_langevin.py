@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Shaped
 
-from .._checks import positive
+from .._checks import check_times, positive
 from .._convention import AbstractConvention
 from .._program import program
-from .._solve import check_times
 from ._equation import Coefficient, Equation, check_equation, check_starts, ito_form
 
 
