@@ -118,6 +118,12 @@ def test_a_function_of_ones_own(tmp_path):
         ("start = -1.0", 'bounds = "1:2"', "`landscape.bounds` must hold the usual start -1.4 where none is given"),
         ("shape = 24", "shape = [24, 24]", "`landscape.shape` must hold 1 numbers"),
         ("[run]", "[runn]", "`runn` is not known; allowed in the file are function, .* Did you mean `run`"),
+        (
+            'out = "pictures"',
+            "seed = 4294967296",
+            r"`run.seed` must be a whole number from 0 to 2\^32 - 1, but it is 4294",
+        ),
+        ('out = "pictures"', "seed = 1", "`run.seed` must come with a `function` that takes a `key`"),
         ('out = "pictures"', "precision = 16", "`run.precision` must be one of 32, 64, but it is 16"),
         ('out = "pictures"', 'memory = "much"', "`memory` must be a positive number of bytes"),
         ('out = "pictures"', 'out = "own_sweeps.py"', "must be a folder, but 'own_sweeps.py' is a file"),

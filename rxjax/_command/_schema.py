@@ -45,6 +45,10 @@ def whole(least: int, default: Any = None) -> Rule:
     return Rule(test, f"be a whole number of at least {least}", default)
 
 
+def seed() -> Rule:
+    return Rule(lambda x: whole(0).test(x) and x < 2**32, "be a whole number from 0 to 2^32 - 1")
+
+
 def wholes(least: int, default: Any = None) -> Rule:
     one = whole(least).test
     test = lambda x: one(x) or (isinstance(x, list) and len(x) > 0 and all(map(one, x)))

@@ -45,7 +45,7 @@ _RUN = {
     "chunk": rule.whole(1),
     "devices": rule.whole(1),
     "precision": rule.choice((32, 64), 64),
-    "seed": rule.whole(0),
+    "seed": rule.seed(),
     "zipped": rule.truth(),
 }
 _PLOT = {"variables": rule.texts(), "log": rule.truth(None), "x": rule.text(), "y": rule.text()}
@@ -75,8 +75,10 @@ def read(path: Path) -> Settings:
         config.refuse("function", "be a text that reads module:function", function)
     axes = _axes(config, None if function is not None else SETTINGS)
     landscape = {} if function is not None else _landscape(config, axes)
-    plot = config.read("plot", _PLOT)
-    return Settings(path, function, landscape, axes, config.read("run", _RUN), plot)
+    plot, run = config.read("plot", _PLOT), config.read("run", _RUN)
+    if function is None and run["seed"] is not None:
+        raise Refusal(f"{path}: `run.seed` must come with a `function` that takes a `key`, but there is none.")
+    return Settings(path, function, landscape, axes, run, plot)
 
 
 def _axes(config: rule.Config, allowed: tuple[str, ...] | None) -> dict[str, list[Any]]:
