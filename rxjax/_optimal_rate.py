@@ -1,5 +1,6 @@
 """The optimal learning rate of SGD on a quadratic model, in closed form (row 16 of the theory and section 5)."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
@@ -55,8 +56,8 @@ def optimal_learning_rate(
     "An empirical model of large-batch training" (2018), eq. 2.7.
     """
     one_of(rate_law, "rate_law", ("constant", "arrhenius"), "Other laws: `optimal_learning_rate_integral`.")
-    g, h, c = _quadratic(gradient, hessian, covariance)
-    noise = _trace_product(h, c, g.shape[0])
+    g, h, c, size = _quadratic(gradient, hessian, covariance)
+    noise = _trace_product(h, c, g.shape[0]) / size / size
     if rate_law == "arrhenius":
         total = jnp.sum(jnp.broadcast_to(jnp.diagonal(c) if c.ndim == 2 else c, g.shape))
         remedy = 'Without noise the Arrhenius factor is infinite downhill: take `rate_law="constant"`.'
@@ -87,7 +88,7 @@ def maximal_learning_rate(gradient: ArrayLike, hessian: ArrayLike) -> Float[Arra
 
     ```
     """
-    g, h, _ = _quadratic(gradient, hessian, 0.0)
+    g, h, *_ = _quadratic(gradient, hessian, 0.0)
     return jnp.sum(g**2) / _along(g, h)
 
 
@@ -112,8 +113,8 @@ def noise_batch_size(gradient: ArrayLike, hessian: ArrayLike, sigma1: ArrayLike)
 
     Source: McCandlish et al., "An empirical model of large-batch training" (2018), eq. 2.8.
     """
-    g, h, c = _quadratic(gradient, hessian, sigma1, "sigma1")
-    return _trace_product(h, c, g.shape[0]) / _along(g, h)
+    g, h, c, size = _quadratic(gradient, hessian, sigma1, "sigma1")
+    return _trace_product(h, c, g.shape[0]) / size / size / _along(g, h)
 
 
 def optimal_rate_at_batch(
@@ -167,15 +168,15 @@ def expected_decrease(
     ```
     """
     eta = non_negative(real_array(learning_rate, "learning_rate"), "learning_rate")
-    g, h, c = _quadratic(gradient, hessian, covariance)
-    bend = jnp.sum(g * times(h, g)) + _trace_product(h, c, g.shape[0])
-    return eta * (jnp.sum(g**2) - eta / 2 * bend)
+    g, h, c, size = _quadratic(gradient, hessian, covariance)
+    noise = _trace_product(h, c, g.shape[0])
+    return eta * size * (size * (jnp.sum(g**2) - eta / 2 * jnp.sum(g * times(h, g)))) - eta * (eta / 2 * noise)
 
 
 def _quadratic(
     gradient: ArrayLike, hessian: ArrayLike, covariance: ArrayLike, name: str = "covariance"
-) -> tuple[Array, Array, Array]:
-    """The three arrays, checked, in one dtype of float32 at least."""
+) -> tuple[Array, Array, Array, Array]:
+    """The three arrays, checked, in one dtype of float32 at least: the gradient in units of its size, which is last."""
     g, h, c = real_arrays(gradient=gradient, hessian=hessian, **{name: covariance})
     if g.ndim != 1:
         raise ValueError(f"Argument `gradient` must have shape (d,), but it has shape {g.shape}.")
@@ -188,7 +189,11 @@ def _quadratic(
     g, c = finite(g, "gradient"), check_covariance(c, name, dim)
     h = check_symmetric(h, "hessian") if h.ndim == 2 else finite(h, "hessian")
     dtype = summation_dtype(jnp.result_type(g, h, c))
-    return g.astype(dtype), h.astype(dtype), c.astype(dtype)
+    g = g.astype(dtype)
+    # The square of a gradient is out of float32's range long before the gradient is.
+    size = jax.lax.stop_gradient(jnp.max(jnp.abs(g), initial=0))
+    size = jnp.where(size == 0, 1, size)
+    return g / size, h.astype(dtype), c.astype(dtype), size
 
 
 def _trace_product(h: Array, c: Array, dim: int) -> Array:
