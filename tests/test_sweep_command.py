@@ -123,6 +123,8 @@ def test_a_function_of_ones_own(tmp_path):
             "seed = 4294967296",
             r"`run.seed` must be a whole number from 0 to 2\^32 - 1, but it is 4294",
         ),
+        ("dim = 1", "dim = 9", "sweep.toml: `landscape.dim` must be from 1 to 3 for double-well, but it is 9"),
+        ("start = -1.0", 'bounds = "2"', "sweep.toml: `landscape.bounds` must be low:high for each axis"),
         ('out = "pictures"', "seed = 1", "`run.seed` must come with a `function` that takes a `key`"),
         ('out = "pictures"', "precision = 16", "`run.precision` must be one of 32, 64, but it is 16"),
         ('out = "pictures"', 'memory = "much"', "`memory` must be a positive number of bytes"),

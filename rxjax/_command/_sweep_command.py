@@ -1,15 +1,19 @@
 """The commands `rxjax sweep` and `rxjax doctor`.  JAX is loaded when they run."""
 
 import logging
+import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from .._messages import unwrapped
 from ._errors import Refusal
+
+# What `rxjax flow` takes as an option is a key of the file here.
+_KEYS = {"NAME": "landscape.name", "--dim": "landscape.dim", "--bounds": "landscape.bounds", "--out": "run.out"}
 
 
 def sweep(
@@ -36,7 +40,18 @@ def _sweep(path: Path) -> None:
     from ._sweep_config import read
 
     settings = read(path)
-    check_folder(Path(settings.run["out"]))
+    try:
+        check_folder(Path(settings.run["out"]))
+        _carry_out(path, settings)
+    except Refusal as refusal:
+        option = re.match(r"Argument `([^`]+)`", str(refusal))
+        key = _KEYS.get(option[1]) if option else None
+        if option is None or key is None:
+            raise
+        raise Refusal(f"{path}: `{key}`{str(refusal)[option.end() :]}") from None
+
+
+def _carry_out(path: Path, settings: Any) -> None:
     import jax
 
     from ._sweep_run import report, run, write
