@@ -80,7 +80,11 @@ class AbstractGenerator(eqx.Module):
                 f"{size}.  Use `apply` and `adjoint`, which need no matrix, or a coarser grid."
             )
         basis = jnp.eye(size, dtype=self.outflow().dtype).reshape(size, *self.shape)
-        return jax.vmap(self.apply)(basis).reshape(size, size).T
+        return jax.vmap(self._column)(basis).reshape(size, size).T
+
+    @abc.abstractmethod
+    def _column(self, unit: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """`W unit` for all of the mass in one cell, each rate right to its own rounding."""
 
 
 class GeneratorTerm(diffrax.AbstractTerm):

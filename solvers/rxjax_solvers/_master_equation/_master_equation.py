@@ -154,6 +154,12 @@ class MasterEquation(AbstractGenerator):
     def apply(self, p: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return self.jumps.inflow(p) - self.jumps.leaving * p
 
+    def _column(self, unit: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        # A transform spreads its rounding over cells that no jump reaches.
+        jumps = self.jumps
+        inflow = jumps.summed if isinstance(jumps, SeparableJumps) else jumps.inflow
+        return inflow(unit) - jumps.leaving * unit
+
     def adjoint(self, u: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return self.jumps.adjoint(u)
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from .._checks import finite, is_traced, require, seen
 from .._compiled import compiled
 from .._grid import Grid, evaluate
-from ._halo import unfold
+from ._halo import fold, unfold
 from ._jumps import AbstractJumps, pick
 from ._stencil import landing, reach_of
 
@@ -122,6 +122,20 @@ class SeparableJumps(AbstractJumps):
 
     def inflow(self, p: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return self._inside() * self._convolve(self.leave * p, self.kernel)
+
+    def summed(self, p: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """`inflow` as a sum of products of positive numbers, jump by jump: for a matrix."""
+        margin = jnp.asarray(self.reach, jnp.int32)
+
+        def push(field, jump):
+            weight, offset = jump
+            start = tuple(offset + margin)
+            landed = lax.dynamic_slice(field, start, p.shape) + weight * self.leave * p
+            return lax.dynamic_update_slice(field, landed, start), None
+
+        empty = jnp.zeros(self.arrive.shape, p.dtype)
+        field = lax.scan(push, empty, (self.jump, self.offsets))[0] * self.arrive
+        return fold(field, self.reach, self.periodic)
 
     def adjoint(self, u: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return self.leave * self._convolve(self._inside() * u, jnp.conj(self.kernel)) - self.leaving * u
