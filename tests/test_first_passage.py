@@ -301,3 +301,20 @@ def test_second_derivative_where_nothing_drives():
 
     second = jax.jit(jax.jacfwd(jax.grad(time)))
     np.testing.assert_allclose(second(0.0), (second(1e-3) + second(-1e-3)) / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dim, slope", [(1, jax.jacrev), (2, jax.jacfwd)], ids=["line", "plane"])
+def test_slopes_by_the_bounds_with_an_edge_inside_a_cell(dim, slope):
+    """The edge rests in space while the cells move past it, on a plane along its slope too."""
+    ball = lambda x: jnp.sum((x - 0.9) ** 2) < 0.5
+
+    def value(bounds):
+        W = rxs.FokkerPlanck.from_potential(quartic, rxs.Grid(*bounds, (12, 7)[:dim]), 0.3)
+        into = jnp.stack([jnp.sum(jnp.cos(jnp.arange(W.size)) * region(W, ball, "target").into.ravel())])
+        return jnp.append(into, rxs.mean_first_passage_time(W, ball)[3]) if dim == 1 else into
+
+    bounds = jnp.array([[-2.03, -0.52], [1.97, 1.71]])[:, :dim]
+    steps = 1e-5 * jnp.eye(2 * dim).reshape(-1, 2, dim)
+    two_sided = jax.jit(lambda x: jax.lax.map(lambda step: (value(x + step) - value(x - step)) / 2e-5, steps))
+    expected = np.moveaxis(np.asarray(two_sided(bounds)).reshape(2, dim, -1), -1, 0)
+    np.testing.assert_allclose(jax.jit(slope(value))(bounds), expected, rtol=1e-6, atol=1e-7)

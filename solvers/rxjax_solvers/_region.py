@@ -43,6 +43,7 @@ def region(generator: AbstractGenerator, target: Target | None, name: str) -> Re
 
     The edge is found on the line between two neighbouring cells, and the rate across it is the exponentially fitted
     one of that shorter distance: hitting times are second order in the cell size (Gibou, Fedkiw, Cheng and Kang 2002).
+    By the bounds of the grid they are differentiated with the edge at rest.
     With a full-tensor diffusion, whose hops along diagonals cross it too, the edge runs between the cells: first order.
     """
     shares = None
@@ -95,7 +96,11 @@ def _grid_of(predicate: Callable, generator: AbstractGenerator, name: str) -> Gr
 @program
 def _look(predicate: Callable, grid: Grid, placed: bool) -> tuple[Array, tuple[Array, ...] | None]:
     members = _everywhere(predicate, grid.points)
-    return members, tuple(_share(predicate, grid, axis, members) for axis in range(grid.dim)) if placed else None
+    if not placed:
+        return members, None
+    # What it closes over becomes an argument, as the rule for derivatives of an edge needs it.
+    predicate = eqx.filter_closure_convert(predicate, jax.ShapeDtypeStruct((grid.dim,), grid.lower.dtype))
+    return members, tuple(_share(predicate, grid, axis, members) for axis in range(grid.dim))
 
 
 def cells(generator: AbstractGenerator, target: Target, name: str) -> Any:
@@ -125,11 +130,10 @@ def _everywhere(predicate: Callable, points: Array) -> Array:
 
 
 def _share(predicate: Callable, grid: Grid, axis: int, members: Array) -> Array:
-    step = jnp.zeros(grid.dim, grid.lower.dtype).at[axis].set(grid.spacing[axis])
     inside, points = to_front(members, axis), to_front(grid.points, axis)
     if grid.boundary[axis][0] != "periodic":
         inside, points = inside[:-1], points[:-1]
-    return _edge(predicate, points, step, inside)
+    return _edge(predicate, points, grid.spacing, inside, axis)
 
 
 def _nearer(generator: FokkerPlanck, members: Array, shares: tuple[Array, ...]) -> Array:
@@ -153,18 +157,40 @@ def _nearer(generator: FokkerPlanck, members: Array, shares: tuple[Array, ...]) 
     return total
 
 
-def _edge(predicate: Callable, low: Array, step: Array, here: Array) -> Array:
-    """The share of the way from each cell to the next at which the predicate changes."""
+@eqx.filter_custom_jvp
+def _edge(predicate: Callable, low: Array, spacing: Array, here: Array, axis: int) -> Array:
+    """The share of the way from each cell to the next along an axis at which the predicate changes."""
+    step = jnp.where(jnp.arange(spacing.size) == axis, spacing, 0).reshape((1,) * here.ndim + (-1,))
 
     def halve(_, ends):
         left, right = ends
         middle = (left + right) / 2
-        same = _everywhere(predicate, low + middle[..., None] * step.reshape((1,) * here.ndim + (-1,))) == here
+        same = _everywhere(predicate, low + middle[..., None] * step) == here
         return jnp.where(same, middle, left), jnp.where(same, right, middle)
 
     ends = jnp.zeros(here.shape, low.dtype), jnp.ones(here.shape, low.dtype)
     left, right = lax.fori_loop(0, _HALVINGS, halve, ends)
     return (left + right) / 2
+
+
+@_edge.def_jvp
+def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """The edge rests in space while cells move past it, so the share changes; across, by the slope of the edge."""
+    (predicate, low, spacing, here, axis), (_, low_tangent, spacing_tangent, *_) = primals, tangents
+    share = _edge(*primals)
+    change = jnp.zeros_like(share)
+    if low_tangent is not None:
+        for other in range(low.shape[-1]):
+            slope = -1 / spacing[axis]
+            if other != axis:
+                aside = jnp.finfo(low.dtype).eps ** 0.25 * spacing[other]
+                shift = jnp.where(jnp.arange(spacing.size) == other, aside, 0).reshape((1,) * here.ndim + (-1,))
+                above, below = (_edge(predicate, low + x, spacing, here, axis) for x in (shift, -shift))
+                slope = (above - below) / (2 * aside)
+            change = change + slope * low_tangent[..., other]
+    if spacing_tangent is not None:
+        change = change - share * spacing_tangent[axis] / spacing[axis]
+    return share, change
 
 
 def _growth(rate: Array, back: Array, share: Array) -> Array:
