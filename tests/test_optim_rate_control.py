@@ -346,20 +346,22 @@ def test_the_scalars_of_a_controller_go_by_name():
 def test_a_run_is_differentiable_twice_in_what_starts_it(make):
     """The loss after some steps by `total_steps` and the start, of which the first step has moved nothing yet.
 
-    One parameter has no gradient at all, so that an average of squares is zero throughout.
+    One parameter has no gradient at all, so that an average of squares is zero throughout.  The second array is large
+    enough to be summed on its own.
     """
+    slopes = [jnp.array([1.0, 3.0, 0.0]), jnp.linspace(0.5, 2.0, 1024).reshape(16, 64)]
 
     def final(x):
         optimizer = make(20 * x)
 
         def step(carry, _):
             params, state = carry
-            updates, state = optimizer.update(jnp.array([1.0, 3.0, 0.0]) * params, state, params)
+            updates, state = optimizer.update(jax.tree.map(jnp.multiply, slopes, params), state, params)
             return (optax.apply_updates(params, updates), state), None
 
-        params = x * jnp.array([1.0, -2.0, 1.0])
+        params = [x * jnp.array([1.0, -2.0, 1.0]), x * jnp.full((16, 64), 0.1)]
         (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=5)
-        return jnp.sum(params**2)
+        return optax.tree.norm(params, squared=True)
 
     @compiled
     def derivatives(x):

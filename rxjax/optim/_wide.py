@@ -14,7 +14,8 @@ from .._arrays import summation_dtype
 
 # Measured best for float32 on one core: below _SMALL lanes added up, then blocks, _NARROW ones from _CACHED on; rows or
 # slabs where blocks do not fit.
-_SMALL, _CACHED, _SLABS, _LANES, _FOLDS, _BLOCK, _NARROW = 1024, 2**15, 8, 64, 4, 16, 16
+_SMALL, _CACHED, _SLABS, _LANES, _FOLDS, _BLOCK, _NARROW = 1024, 2**15, 8, 64, 2, 16, 16
+_SUMMED = 8
 
 
 def wide_dtype(dtype: Any) -> Any:
@@ -93,11 +94,14 @@ def _sums_on_a_cpu(products: list[list[tuple[Array, Array]]], groups: list[list[
     """Every product of two arrays as one row of numbers, rows added leaf by leaf, and the rows of all pairs at once."""
     fence = jax.lax.optimization_barrier
     by_leaf = [_rows_of_sums(list(leaf), groups) for leaf in zip(*products, strict=True)]
-    rows = [functools.reduce(jnp.add, [row.astype(dtype) for row in each]) for each in zip(*by_leaf, strict=True)]
-    # In two steps, each too short for XLA to split it again.
-    parts = jnp.sum(fence(jnp.stack(rows)).reshape(len(rows), _FOLDS, -1), 1)
-    total = jnp.sum(fence(parts), 1)
-    return [total[i] for i in range(len(rows))]
+    # In two steps, each too short for XLA to split it again.  Of all leaves at once it would compile a single kernel.
+    parts = []
+    for i in range(0, len(by_leaf), _SUMMED):
+        some = zip(*by_leaf[i : i + _SUMMED], strict=True)
+        rows = [functools.reduce(jnp.add, [row.astype(dtype) for row in each]) for each in some]
+        parts.append(jnp.stack(_sums_at_once([row.reshape(2, _FOLDS, -1) for row in rows])))
+    total = jnp.sum(fence(functools.reduce(jnp.add, parts)), (1, 2))
+    return [total[i] for i in range(len(products))]
 
 
 def _rows_of_sums(leaf: list[tuple[Array, Array]], groups: list[list[int]]) -> list[Array]:
@@ -121,25 +125,36 @@ def _rows_of_sums(leaf: list[tuple[Array, Array]], groups: list[list[int]]) -> l
 
 def _sums_of_blocks(products: list[tuple[Array, Array]], shape: tuple[int, int, int]) -> list[Array]:
     """For each product its row, by blocks that XLA adds in parallel, short enough to be unrolled."""
-    if len(products) == 1 and shape[-1] == _NARROW:
-        # XLA takes a sum of several numbers as it is, and divides a sum of one at will: the two halves are two.
-        x, y = (z.reshape(2, *shape) for z in products[0])
-        return [functools.reduce(jnp.add, _sums_of_blocks([(x[0], y[0]), (x[1], y[1])], shape))]
     parts = _sums_at_once([(x * y).reshape(shape) for x, y in products])
     return [_folded(part) for part in jax.lax.optimization_barrier(parts)]
 
 
-@jax.custom_jvp
 def _sums_at_once(arrays: list[Array]) -> list[Array]:
-    """The sums over the middle axis of arrays of one shape, in one pass over what they are computed from."""
+    """The sums over the middle axis of arrays of one shape, in one pass and as a kernel of their own.
+
+    XLA takes a sum of several numbers as it is, and divides or joins a sum of one at will: its two halves are two.
+    """
+    if len(arrays) > 1 or arrays[0].shape[0] % 2:
+        return _sums_of_several(arrays)
+    return [jnp.concatenate(_sums_of_several(jnp.split(arrays[0], 2)))]
+
+
+@jax.custom_jvp
+def _sums_of_several(arrays: list[Array]) -> list[Array]:
+    """The same as one sum of several numbers.
+
+    JAX's own rule, which it takes inside of loops that are differentiated backwards, needs all tangents, as a barrier
+    gives them.
+    """
+    arrays = jax.lax.optimization_barrier(arrays)
     zeros = [jnp.zeros((), x.dtype) for x in arrays]
     return jax.lax.reduce(arrays, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], (1,))
 
 
-@_sums_at_once.defjvp
+@_sums_of_several.defjvp
 def _(primals: tuple, tangents: tuple) -> tuple:
     """JAX differentiates such a sum only once."""
-    return _sums_at_once(*primals), [jnp.sum(t, 1) for t in tangents[0]]
+    return _sums_of_several(*primals), [jnp.sum(t, 1) for t in tangents[0]]
 
 
 def _row_of_sums(x: Array, y: Array) -> Array:
