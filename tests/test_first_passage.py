@@ -318,3 +318,18 @@ def test_slopes_by_the_bounds_with_an_edge_inside_a_cell(dim, slope):
     two_sided = jax.jit(lambda x: jax.lax.map(lambda step: (value(x + step) - value(x - step)) / 2e-5, steps))
     expected = np.moveaxis(np.asarray(two_sided(bounds)).reshape(2, dim, -1), -1, 0)
     np.testing.assert_allclose(jax.jit(slope(value))(bounds), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_an_edge_at_the_seam_of_a_ring():
+    """A predicate that ends at the bounds is hit there; the place of its edge moves with them."""
+
+    def times(bounds):
+        W = rxs.FokkerPlanck(jnp.zeros(1), 0.5, rxs.Grid(*bounds, 20, boundary="periodic"))
+        return rxs.mean_first_passage_time(W, lambda x: x[0] > 0.9)
+
+    bounds = jnp.array([-1.0, 1.0])
+    x = rxs.Grid(-1.0, 1.0, 20).axes[0]
+    tau, slope = jax.jit(lambda bounds: (times(bounds), jax.jacfwd(times)(bounds)[7]))(bounds)
+    np.testing.assert_allclose(tau, jnp.where(x > 0.9, 0, (x + 1) * (0.9 - x)), atol=0.1**2 / 3)
+    expected = [(times(bounds + h)[7] - times(bounds - h)[7]) / 2e-5 for h in 1e-5 * jnp.eye(2)]
+    np.testing.assert_allclose(slope, expected, rtol=1e-6)

@@ -131,9 +131,9 @@ def _everywhere(predicate: Callable, points: Array) -> Array:
 
 def _share(predicate: Callable, grid: Grid, axis: int, members: Array) -> Array:
     inside, points = to_front(members, axis), to_front(grid.points, axis)
-    if grid.boundary[axis][0] != "periodic":
-        inside, points = inside[:-1], points[:-1]
-    return _edge(predicate, points, grid.spacing, inside, axis)
+    if grid.boundary[axis][0] == "periodic":
+        return _edge(predicate, points, grid.spacing, grid.upper[axis], inside, axis)
+    return _edge(predicate, points[:-1], grid.spacing, None, inside[:-1], axis)
 
 
 def _nearer(generator: FokkerPlanck, members: Array, shares: tuple[Array, ...]) -> Array:
@@ -158,14 +158,20 @@ def _nearer(generator: FokkerPlanck, members: Array, shares: tuple[Array, ...]) 
 
 
 @eqx.filter_custom_jvp
-def _edge(predicate: Callable, low: Array, spacing: Array, here: Array, axis: int) -> Array:
-    """The share of the way from each cell to the next along an axis at which the predicate changes."""
+def _edge(predicate: Callable, low: Array, spacing: Array, seam: Array | None, here: Array, axis: int) -> Array:
+    """The share of the way from each cell to the next along an axis at which the predicate changes.
+
+    Beyond the seam of a periodic axis the predicate is asked where the grid has those points, at its other end.
+    """
     step = jnp.where(jnp.arange(spacing.size) == axis, spacing, 0).reshape((1,) * here.ndim + (-1,))
 
     def halve(_, ends):
         left, right = ends
         middle = (left + right) / 2
-        same = _everywhere(predicate, low + middle[..., None] * step) == here
+        points = low + middle[..., None] * step
+        if seam is not None:
+            points = jnp.where(points[..., axis : axis + 1] > seam, points - low.shape[0] * step, points)
+        same = _everywhere(predicate, points) == here
         return jnp.where(same, middle, left), jnp.where(same, right, middle)
 
     ends = jnp.zeros(here.shape, low.dtype), jnp.ones(here.shape, low.dtype)
@@ -176,7 +182,7 @@ def _edge(predicate: Callable, low: Array, spacing: Array, here: Array, axis: in
 @_edge.def_jvp
 def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
     """The edge rests in space while cells move past it, so the share changes; across, by the slope of the edge."""
-    (predicate, low, spacing, here, axis), (_, low_tangent, spacing_tangent, *_) = primals, tangents
+    (predicate, low, spacing, seam, here, axis), (_, low_tangent, spacing_tangent, *_) = primals, tangents
     share = _edge(*primals)
     change = jnp.zeros_like(share)
     if low_tangent is not None:
@@ -185,11 +191,17 @@ def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
             if other != axis:
                 aside = jnp.finfo(low.dtype).eps ** 0.25 * spacing[other]
                 shift = jnp.where(jnp.arange(spacing.size) == other, aside, 0).reshape((1,) * here.ndim + (-1,))
-                above, below = (_edge(predicate, low + x, spacing, here, axis) for x in (shift, -shift))
+                above, below = (_edge(predicate, low + x, spacing, seam, here, axis) for x in (shift, -shift))
                 slope = (above - below) / (2 * aside)
             change = change + slope * low_tangent[..., other]
     if spacing_tangent is not None:
         change = change - share * spacing_tangent[axis] / spacing[axis]
+    if seam is not None:
+        past = (low[..., axis] - seam) / spacing[axis] + share
+        if spacing_tangent is not None:
+            change = change + jnp.where(past > 0, low.shape[0] * spacing_tangent[axis] / spacing[axis], 0)
+        # An edge on the seam itself is where the bounds are.
+        change = jnp.where(jnp.abs(past) < jnp.finfo(low.dtype).eps ** 0.5, 0, change)
     return share, change
 
 
