@@ -1,5 +1,6 @@
 """Sums over trees and the choice between two states, which take paths of their own on a CPU."""
 
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from optimizers import compiled
 
-from rxjax.optim._wide import in_rows, inner, inners, replace_unless, square
+from rxjax.optim._wide import in_rows, in_turns, inner, inners, replace_unless, square
 
 # Short ones, blocks, rows (many of them too), slabs and what fits none of them.
 SHAPES = [
@@ -110,6 +111,24 @@ def test_a_state_that_is_kept_costs_no_pass():
     text = str(jax.jit(step).lower(x, x).compile().as_text())
     main = text[text.index("ENTRY") :]
     assert "while(" in main and "copy(" not in main and "select" not in main
+
+
+def test_leaves_are_worked_on_in_turns():
+    """Two by two, each told apart by nothing but when it is done: values, also where they are not finite, are those of
+    a plain map, and what the order hangs on is left in the compiled program."""
+    leaves = [jnp.array([jnp.inf, 1.0]), jnp.array([jnp.nan]), jnp.zeros((0, 2)), jnp.array(2.0), jnp.array([1j, 2.0])]
+    step = lambda ok, x: (jnp.where(ok, 2 * x, 0), x + 1)
+    both = jax.jit(lambda ok, tree: in_turns(step, ok, tree))
+    tree = dict(zip("abcde", leaves, strict=True))
+    for ok in (True, False):
+        for got, k in zip(both(jnp.array(ok), tree), range(2), strict=True):
+            jax.tree.map(lambda x, y, ok=ok, k=k: np.testing.assert_array_equal(y, step(ok, x)[k]), tree, got)
+    many = jax.vmap(both, (0, None))(jnp.array([True, False]), tree)[0]
+    np.testing.assert_array_equal(many["d"], [4.0, 0.0])
+    assert both(jnp.array(True), {}) == ({}, {})
+
+    text = str(both.lower(jnp.array(True), [jnp.ones((8, 8))] * 6).compile().as_text())
+    assert len(re.findall(r"constant\(.*\binf\b", text)) == 2
 
 
 def test_no_kernel_grows_with_the_number_of_leaves():

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import ArrayLike, PyTree
 
 from ._arguments import need_base, need_params
 from ._scale_by_reaction_rate import ReactionRateState, scale_by_reaction_rate
-from ._wide import check_floating, replace_unless, select, widened
+from ._wide import check_floating, in_turns, replace_unless, select, widened
 
 
 class RateControlState(NamedTuple):
@@ -120,7 +119,9 @@ def rate_control(
         if not recompute:
             return moved, RateControlState(rate, replace_unless(taken, after, state.base))
         # The first new state is then needed for the direction alone and never written: old and new share a buffer.
-        gradient = jax.tree.map(lambda x: jnp.where(taken, x, 0), gradient)
+        # Along with the displacement of the same leaf: see there for the order.
+        zero_unless = lambda taken, g, xi: (jnp.where(taken, g, 0), xi)
+        gradient, _ = in_turns(zero_unless, taken, gradient, rate.displacement)
         _, after = base.update(gradient, state.base, widened(params), **extra_args)
         return moved, RateControlState(rate, select(taken, after, state.base))
 

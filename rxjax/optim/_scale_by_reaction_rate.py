@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, PyTree
 
 from ._arguments import need_params
 from ._controller import ControllerState, Sums, control, initial_state, make_settings, window_length
-from ._wide import cast_like, check_floating, in_rows, inners, scalar_dtype, select, size, widened, zeros
+from ._wide import check_floating, in_rows, in_turns, inners, scalar_dtype, select, size, widened, zeros
 
 
 class ReactionRateState(NamedTuple):
@@ -125,10 +124,13 @@ def scale_by_reaction_rate(
         after = control(settings, before, sums)
         finite = jnp.isfinite(sums.gradient) & jnp.isfinite(sums.update)
         rate = -after.learning_rate if flip_sign else after.learning_rate
-        moved = jax.tree.map(lambda x: jnp.where(finite, rate.astype(x.dtype) * x, 0), u)
-        moved = cast_like(moved, params)
         keep = jnp.where(finite, 1 - 1 / window_length(settings, before), 1)
-        xi = jax.tree.map(lambda x, d: keep.astype(x.dtype) * x + d.astype(x.dtype), xi, moved)
+
+        def move(finite: Array, u: Array, xi: Array, x: ArrayLike) -> tuple[Array, Array]:
+            moved = jnp.where(finite, rate.astype(u.dtype) * u, 0).astype(jnp.result_type(x))
+            return moved, keep.astype(xi.dtype) * xi + moved.astype(xi.dtype)
+
+        moved, xi = in_turns(move, finite, u, xi, params)
         skipped = state.skipped + jnp.where(finite, 0, 1).astype(jnp.int32)
         return moved, ReactionRateState(xi, select(finite, after, before), skipped)
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from .._arrays import summation_dtype
 # Measured best for float32 on one core: below _SMALL lanes added up, then blocks, _NARROW ones from _CACHED on; rows or
 # slabs where blocks do not fit.
 _SMALL, _CACHED, _SLABS, _LANES, _FOLDS, _BLOCK, _NARROW = 1024, 2**15, 8, 64, 2, 16, 16
-_SUMMED = 8
+_TOGETHER, _SUMMED = 2, 8
 
 
 def wide_dtype(dtype: Any) -> Any:
@@ -234,6 +235,34 @@ def size(tree: PyTree) -> int:
 def select(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
     """`yes` where a scalar condition holds, else `no`, leaf by leaf in the dtype of `no`."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def in_turns(step: Callable[..., tuple[Array, Array]], condition: Array, *trees: PyTree) -> tuple[PyTree, PyTree]:
+    """The two trees of what `step(condition, *leaves)` returns, where on a CPU two leaves wait for the two before them.
+
+    XLA gives half of more than eight kernels that are ready at once to another thread.  Where parameters are few, its
+    waking up takes longer than they do, and one kernel of a large array is divided among threads anyway.
+    """
+    results: list[tuple[Array, Array]] = []
+    for i, leaves in enumerate(zip(*map(jax.tree.leaves, trees), strict=True)):
+        if i and i % _TOGETHER == 0:
+            condition = _after(condition, results[-1][1])
+        results.append(step(condition, *leaves))
+    treedef = jax.tree.structure(trees[0])
+    first, second = ([each[k] for each in results] for k in range(2))
+    return jax.tree.unflatten(treedef, first), jax.tree.unflatten(treedef, second)
+
+
+def _after(condition: Array, x: Array) -> Array:
+    """The same condition, which a CPU does not know before `x`: no number is greater than infinity.
+
+    A division, since XLA computes anything simpler again, with all conditions before it, in each kernel that needs it.
+    """
+    if jax.device_count() > 1 or not x.size:
+        return condition
+    first = x[(0,) * x.ndim].real
+    late = lambda condition, first: condition.astype(first.dtype) / (1 + (first > jnp.inf).astype(first.dtype)) > 0
+    return jax.lax.platform_dependent(condition, first, cpu=late, default=lambda condition, _: condition)
 
 
 def replace_unless(condition: Array, new: PyTree, old: PyTree) -> PyTree:
