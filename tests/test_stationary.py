@@ -202,6 +202,12 @@ def test_current_closes_the_balance():
     for bad, words in ((jnp.ones(3), r"`p` must have the generator's shape \(4,\)"), (jnp.full(4, jnp.nan), "finite")):
         with pytest.raises(ValueError, match=words):
             rxs.entropy_production(W, bad)
+    sides = rxs.FokkerPlanck(jnp.zeros(1), 1.0, rxs.Grid(0, 1, 4, boundary=[("reflecting", "absorbing")]))
+    for W_open in (sides, _six_edges(1.0, exits=jnp.array([0.0, 0.1, 0.0]))):
+        with pytest.raises(ValueError, match="`generator` must be closed, but it loses mass for good"):
+            rxs.entropy_production(W_open, jnp.ones(W_open.shape))
+        with pytest.raises(Exception, match="`generator` must be closed, but it loses mass for good"):
+            jax.block_until_ready(jax.jit(rxs.entropy_production)(W_open, jnp.ones(W_open.shape)))
     with pytest.raises(ValueError, match="`factor` must be `deflate"):
         rxs.stationary(W, factor=rxs.factorize(W, shift=1.0))
     with pytest.raises(ValueError, match="`generator` must be a `FokkerPlanck`"):

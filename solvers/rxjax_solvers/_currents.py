@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._checks import non_negative
+from ._checks import non_negative, require
 from ._compiled import compiled
+from ._deflated import leaks
 from ._fokker_planck import FokkerPlanck
 from ._generator import AbstractGenerator
 from ._grid import from_front, to_front
@@ -75,7 +76,8 @@ def entropy_production(generator: AbstractGenerator, p: Float[Array, "*shape"]) 
     $\sum_{i<j} (w_{ij} p_j - w_{ji} p_i) \log\frac{w_{ij} p_j}{w_{ji} p_i} \ge 0$ (Schnakenberg), zero in detailed
     balance.
 
-    **Arguments:** `generator`, closed; `p`, a density, often `stationary(generator)`.
+    **Arguments:** `generator`, closed: what leaves for good has no way back; `p`, a density, often
+    `stationary(generator)`.
 
     **Returns:** a scalar; infinite where a jump has no way back, and where `p` is zero beside a cell where it is not:
     a density whose tail underflows, in float32 sooner.
@@ -96,7 +98,10 @@ def entropy_production(generator: AbstractGenerator, p: Float[Array, "*shape"]) 
     """
     if isinstance(generator, FokkerPlanck):
         generator = _only_fokker_planck(generator)
-    return _dissipation(generator, non_negative(_on_cells(generator, p), "p"))
+    p = non_negative(_on_cells(generator, p), "p")
+    faults = [(leaks(generator), "loses mass for good")]
+    remedy = "Look at `generator.exit_rates()`; the sum runs over jumps and their ways back."
+    return _dissipation(generator, require(p, "generator", "be closed", faults, remedy, "absorbing sides or exits"))
 
 
 @compiled

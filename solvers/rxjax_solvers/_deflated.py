@@ -112,16 +112,18 @@ def stationary_law(
 @compiled
 def _gibbs(generator: FokkerPlanck, log_gibbs: Array) -> tuple[Array, RESULTS]:
     law = jnp.exp(log_gibbs - lax.stop_gradient(jnp.max(log_gibbs)))
-    return law / generator.mass(law), outcome((_leaks(generator), RESULTS.no_stationary_law))
+    return law / generator.mass(law), outcome((leaks(generator), RESULTS.no_stationary_law))
 
 
 @compiled
 def _judged(generator: AbstractGenerator, unique: Array, eliminated: bool) -> RESULTS:
     several = RESULTS.not_unique if eliminated else RESULTS.unsolved
-    return outcome((_leaks(generator), RESULTS.no_stationary_law), (~unique, several))
+    return outcome((leaks(generator), RESULTS.no_stationary_law), (~unique, several))
 
 
-def _leaks(generator: AbstractGenerator) -> Array:
+@compiled
+def leaks(generator: AbstractGenerator) -> Array:
+    """Whether mass is lost for good, beyond what rounding makes of columns that add up to zero."""
     return jnp.any(lax.stop_gradient(generator.exit_rates()) > _rounding(generator))
 
 
