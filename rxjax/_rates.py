@@ -17,7 +17,7 @@ from ._arrays import real_array, real_arrays
 from ._hyperparameters import check_count
 from ._known import finite, non_negative, positive
 from ._limits import boltzmann_ratio, exponential
-from ._trees import inner, norm, paired_leaves, unit
+from ._trees import inner, norm, paired_leaves, reduced, unit
 
 
 def activation_energy(gradient: PyTree, update: PyTree) -> Float[Array, ""]:
@@ -281,7 +281,7 @@ def quantized_rate(rate: ArrayLike, survival: ArrayLike) -> Float[Array, "..."]:
 def _finite_arguments(result: Array, pairs: list[tuple[Array, Array]]) -> Array:
     """`result`, if gradient and update are free of NaN and infinity: one check for all leaves."""
     for i, name in enumerate(("gradient", "update")):
-        bad = jnp.any(jnp.stack([jnp.any(~jnp.isfinite(pair[i])) for pair in pairs]))
+        bad = reduced(jnp.any, [jnp.any(~jnp.isfinite(pair[i])) for pair in pairs])
         shown = None if is_traced(bad) else "NaN or infinity"
         result = require(result, name, "be finite", [(bad, "is not finite")], "Look for a step that diverged.", shown)
     return result

@@ -1,5 +1,6 @@
 """Inner products, norms and directions of arrays or PyTrees, real or complex, summed in float32 at least."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -47,24 +48,35 @@ def paired_leaves(first: PyTree, second: PyTree, names: tuple[str, str]) -> list
 
 def inner(pairs: list[tuple[Array, Array]]) -> Array:
     """The inner product over all pairs of leaves."""
-    return jnp.sum(jnp.stack([jnp.sum(a * b) for a, b in pairs]))
+    return reduced(jnp.sum, [jnp.sum(a * b) for a, b in pairs])
 
 
 def norm(leaves: list[Array]) -> Array:
     """The Euclidean norm of all leaves together, with gradient zero at zero."""
-    squares = jnp.sum(jnp.stack([jnp.sum(jnp.square(x)) for x in leaves]))
+    squares = reduced(jnp.sum, [jnp.sum(jnp.square(x)) for x in leaves])
     zero = squares == 0
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squares)))
 
 
 def unit(leaves: list[Array]) -> list[Array]:
     """The leaves divided by their common norm; zero stays zero, with gradient zero.  No overflow, no underflow."""
-    size = jax.lax.stop_gradient(jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0) for x in leaves])))
+    size = jax.lax.stop_gradient(reduced(jnp.max, [jnp.max(jnp.abs(x), initial=0) for x in leaves]))
     zero = size == 0
     scaled = [x / jnp.where(zero, 1, size) for x in leaves]
     # The length is at least 1, unless everything is zero.
     length = jnp.where(zero, 1, norm(scaled))
     return [jnp.where(zero, 0, x / length) for x in scaled]
+
+
+def reduced(reduce: Callable, parts: Sequence[Array]) -> Array:
+    """`reduce` of scalars of one dtype, one a leaf: a sum, a maximum, any.
+
+    Eight at a time and behind barriers: of all at once XLA makes one kernel, whose compilation takes minutes.
+    """
+    while len(parts) > 1:
+        some = [parts[i : i + 8] for i in range(0, len(parts), 8)]
+        parts = [reduce(jax.lax.optimization_barrier(jnp.stack(each))) for each in some]
+    return parts[0]
 
 
 def _real_dtype(x: Array) -> Any:

@@ -253,6 +253,24 @@ def test_bad_numbers():
     )
 
 
+def test_no_kernel_grows_with_the_number_of_leaves():
+    """The time to compile one would grow faster still: it was a minute for the 144 arrays of a transformer."""
+
+    def longest(leaves):
+        x = [jnp.ones((8, 16), jnp.float32)] * leaves
+        text = jax.jit(lambda g, u: (update_angle(g, u), activation_energy(g, u))).lower(x, x).compile().as_text()
+        return max(len(each.splitlines()) for each in str(text).split("\n\n") if each.startswith("%"))
+
+    assert longest(32) < 1.2 * longest(8)
+
+
+def test_many_leaves_give_what_one_does():
+    g, u = (np.random.default_rng(seed).normal(size=(73, 5)) for seed in (0, 1))
+    for call in (activation_energy, update_angle):
+        assert call(list(g), list(u)) == pytest.approx(float(call(jnp.asarray(g), jnp.asarray(u))), rel=1e-12)
+    assert_refused([(lambda x: activation_energy([*g[1:], x * g[0]], list(u)), jnp.nan, "gradient", 1.0)])
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
