@@ -348,3 +348,15 @@ def test_bounds_names_and_anchors():
             make(**options)
     with pytest.raises(ValueError, match="Argument `theta` must have shape .*use jax.vmap"):
         make()(jnp.zeros((4, 2)))
+
+
+def test_no_kernel_grows_with_the_number_of_leaves():
+    """Neither that of the nearest point of a plane: the time to compile one would grow faster still."""
+
+    def longest(leaves):
+        x = [jnp.ones((8, 16), jnp.float32)] * leaves
+        surface = plane(lambda p: jnp.sum(p[0] ** 2), x, [x])
+        text = jax.jit(lambda p: surface.project(p)).lower(x).compile().as_text()
+        return max(len(each.splitlines()) for each in str(text).split("\n\n") if each.startswith("%"))
+
+    assert longest(32) < 1.2 * longest(8)

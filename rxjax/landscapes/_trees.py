@@ -1,6 +1,6 @@
 """Sums and products over PyTrees of parameters, in which only floating arrays count."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +10,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .._trees import reduced
 from ._base import widest
 
 
@@ -90,18 +91,18 @@ def scaled(weight: Array, tree: PyTree) -> PyTree:
 def dot(a: PyTree, b: PyTree) -> Array:
     """The real inner product over all moving leaves, summed in float32 at least."""
     parts = [jnp.sum(jnp.real(jnp.conj(x) * y)) for x, y in zip(jtu.tree_leaves(a), jtu.tree_leaves(b), strict=True)]
-    return jnp.sum(_stack(parts))
+    return _reduced(jnp.sum, parts)
 
 
 def norm(tree: PyTree) -> Array:
     """The Euclidean norm over all moving leaves, without overflow or underflow of the squares; gradient 0 at 0."""
     leaves = [jnp.abs(x) for x in jtu.tree_leaves(tree)]
-    scale = jax.lax.stop_gradient(jnp.max(_stack([jnp.max(x, initial=0.0) for x in leaves])))
+    scale = jax.lax.stop_gradient(_reduced(jnp.max, [jnp.max(x, initial=0.0) for x in leaves]))
     scale = jnp.where(scale > 0, scale, 1.0)
-    square = jnp.sum(_stack([jnp.sum((x / scale.astype(x.dtype)) ** 2) for x in leaves]))
+    square = _reduced(jnp.sum, [jnp.sum((x / scale.astype(x.dtype)) ** 2) for x in leaves])
     return jnp.where(square > 0, scale * jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
 
-def _stack(parts: Sequence[Array]) -> Array:
-    """Scalars of several floating dtypes as one array of the widest."""
-    return jnp.stack(widest(*parts))
+def _reduced(reduce: Callable, parts: Sequence[Array]) -> Array:
+    """`reduce` of scalars of several floating dtypes in the widest of them."""
+    return reduced(reduce, widest(*parts))
