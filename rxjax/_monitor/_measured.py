@@ -20,7 +20,7 @@ from ._step import Step
 def measured(state: MonitorState, step: Step, monitor: Any) -> MonitorState:
     """The state after the measurement that is due, and the same state where none is."""
     dtype: Any = state.noise.trace_c.dtype
-    from_batch = _noise.source(step, monitor.differences) == "batch"
+    from_batch = step.source == "batch"
     asked = (state.held, state.noise, state.snapshot)
 
     def measure():

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..optim._batch_rules import noise_scale_batch, norm_test_batch
-from . import _noise
 from ._state import MonitorState
 from ._step import Step, read
 
@@ -45,7 +44,7 @@ def metrics(state: MonitorState, step: Step, monitor: Any) -> dict[str, Array]:
         if value is not None:
             found[name] = value
     found |= _rates(step, rate, found["gauge"])
-    if _noise.source(step, monitor.differences) is not None:
+    if step.source is not None:
         found |= _noises(state, step, rate)
     if monitor.dataset_size is not None and step.batch_size is not None:
         found["noise_scale"] = rate * (monitor.dataset_size / step.batch_size)

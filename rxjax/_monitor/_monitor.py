@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PyTree
 
 from ..optim._arguments import check_setting
 from ..optim._controller import Sums
-from ..optim._wide import inner, size, square, widened
+from ..optim._wide import inners, size, widened
 from ..quantization._formats import resolve
 from . import _noise
 from ._gauges import gauged
@@ -165,14 +166,17 @@ class Monitor(eqx.Module):
         g, u = widened(alike(grads, theta, "grads")), widened(alike(updates, theta, "updates"))
         dtype: Any = state.gauges.drift.dtype
         xi = state.displacement
-        sums = Sums(
-            gradient_displacement=inner(g, xi, dtype),
-            gradient=square(g, dtype),
-            displacement=square(xi, dtype),
-            update=square(u, dtype),
-            params=square(widened(theta), dtype),
-            size=size(xi),
-        )
+        batch_size = examples(batch) if self.batch_size is None else self.batch_size
+        to_measure = None if loss_fn is None else batch
+        source = _noise.source(micro_grads, opt_state, batch_size, to_measure, self.differences)
+        wide = widened(theta)
+        pairs = [(g, xi), (g, g), (xi, xi), (u, u), (wide, wide), (xi, u)]
+        if source == "differences":
+            change = jax.tree.map(jnp.subtract, g, state.previous)
+            pairs += [(g, state.previous), (change, change)]
+        # All at once, so that each array is read once and few kernels are compiled.
+        found = inners(pairs, dtype)
+        sums = Sums(*found[:5], size=size(xi))
         finite = jnp.isfinite(sums.gradient) & jnp.isfinite(sums.update)
         step = Step(
             params=params,
@@ -180,6 +184,9 @@ class Monitor(eqx.Module):
             gradient=g,
             update=u,
             sums=sums,
+            work=found[5],
+            successive=found[6:],
+            source=source,
             finite=finite,
             due=finite & (state.gauges.steps % self.every == 0),
             loss=loss,
@@ -188,7 +195,7 @@ class Monitor(eqx.Module):
             loss_fn=loss_fn,
             batch=batch,
             micro_grads=micro_grads,
-            batch_size=examples(batch) if self.batch_size is None else self.batch_size,
+            batch_size=batch_size,
         )
         state = _noise.at_every_step(state, step, self.differences, self.decay)
         state = measured(state, step, self)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..measure._gradient_noise import micro_gradients, moments_of
-from ..optim._wide import inner, square, widened
+from ..optim._wide import square, widened
 from ._state import MonitorState, Noise
 from ._step import Step, examples, read
 
@@ -15,13 +15,15 @@ from ._step import Step, examples, read
 _MEASURED_DECAY = 0.8
 
 
-def source(step: Step, differences: bool) -> str | None:
-    """The name of the source, known while compiling."""
-    if step.micro_grads is not None:
+def source(
+    micro_grads: PyTree | None, opt_state: Any, batch_size: float | int | None, batch: PyTree | None, differences: bool
+) -> str | None:
+    """The name of the source, known while compiling; `batch` is `None` where there is no loss to measure on it."""
+    if micro_grads is not None:
         return "micro_grads"
-    if step.batch_size is not None and read(step.opt_state, "trace_sigma") is not None:
+    if batch_size is not None and read(opt_state, "trace_sigma") is not None:
         return "opt_state"
-    count = examples(step.batch) if step.measurable else None
+    count = examples(batch)
     if count is not None and count > 1:
         return "batch"
     return "differences" if differences else None
@@ -29,19 +31,17 @@ def source(step: Step, differences: bool) -> str | None:
 
 def at_every_step(state: MonitorState, step: Step, differences: bool, decay: float) -> MonitorState:
     """The noise by all sources but the batch, which is measured now and then."""
-    name, noise = source(step, differences), state.noise
-    if name == "micro_grads":
+    noise = state.noise
+    if step.source == "micro_grads":
         noise = _from_stack(noise, step.micro_grads, decay, step.finite)
-    elif name == "opt_state":
+    elif step.source == "opt_state":
         trace, signal, count = (read(step.opt_state, n) for n in ("trace_sigma", "gradient_square", "estimates"))
         assert trace is not None and signal is not None and count is not None and step.batch_size is not None
         dtype = noise.trace_c.dtype
         noise = Noise(trace.astype(dtype) / step.batch_size, signal.astype(dtype), count.astype(jnp.int32))
-    elif name == "differences":
-        dtype = noise.trace_c.dtype
-        signal = inner(step.gradient, state.previous, dtype)
-        apart = square(jax.tree.map(jnp.subtract, step.gradient, state.previous), dtype)
-        noise = _averaged(noise, apart / 2, signal, decay, step.finite & (state.gauges.steps > 0))
+    elif step.source == "differences":
+        onward, apart = step.successive
+        noise = _averaged(noise, apart / 2, onward, decay, step.finite & (state.gauges.steps > 0))
     if differences:
         keep = lambda old, g: jnp.where(step.finite, g, old)
         state = state._replace(previous=jax.tree.map(keep, state.previous, step.gradient))

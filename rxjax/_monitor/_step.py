@@ -20,6 +20,9 @@ class Step(NamedTuple):
     gradient: PyTree  # float32 or wider
     update: PyTree  # float32 or wider
     sums: Sums
+    work: Array  # shape=(): <displacement, update>
+    source: str | None  # of the noise: see _noise
+    successive: list[Array]  # where that is "differences": <gradient, previous gradient> and their squared distance
     finite: Array  # shape=(), dtype=bool
     due: Array  # shape=(), dtype=bool: a measurement is to be made
     loss: ArrayLike | None
