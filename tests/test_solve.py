@@ -339,3 +339,22 @@ def test_large_answers_are_refused_in_parts(monkeypatch):
     )(x[None], jnp.array([False]))
     np.testing.assert_allclose(slope[0], 3 * x**2)
     np.testing.assert_allclose(bend[0], 6 * x**2)
+
+
+@pytest.mark.parametrize("times", [(0.0, 1.0), (1.0, 0.0)])
+def test_another_solver_lands_on_times_in_both_directions(times):
+    """Densities flow forwards alone, but a solver of diffrax's with this controller may go back."""
+    controller = rxs.DensityController(1e-2, 1e-4, step_ts=jnp.array([0.3, 0.7]))
+    decay = diffrax.ODETerm(lambda t, y, args: -y)
+
+    @jax.jit
+    def solve(y):
+        steps = diffrax.SaveAt(steps=True)
+        return diffrax.diffeqsolve(
+            decay, diffrax.Heun(), *times, None, y, saveat=steps, stepsize_controller=controller, max_steps=500
+        )
+
+    found = solve(jnp.array([0.25, 0.75]))
+    assert all(jnp.any(found.ts == t) for t in (0.3, 0.7))
+    last = found.ys[jnp.argmax(found.ts == times[1])]
+    np.testing.assert_allclose(last, np.exp(times[0] - times[1]) * np.array([0.25, 0.75]), rtol=1e-4)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import diffrax
+import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Shaped
@@ -37,8 +38,10 @@ class DensityController(diffrax.AbstractAdaptiveStepSizeController[Any, Any]):
         return total(jnp.abs(y))
 
     def wrap(self, direction):
-        del direction
-        return self
+        if self.step_ts is None:
+            return self
+        # Backwards, diffrax counts time from -t0 to -t1.
+        return eqx.tree_at(lambda c: c.step_ts, self, jnp.where(direction > 0, self.step_ts, -self.step_ts))
 
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
         t0 = jnp.asarray(t0)
