@@ -199,9 +199,6 @@ class FokkerPlanck(AbstractGenerator):
         along = [from_front(r.apply(to_front(p, i)), i) for i, r in enumerate(self._static_rates())]
         return sum(along + [d.apply(p) for d in self.diagonals], jnp.zeros_like(p))
 
-    def _column(self, unit: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return self.apply(unit)
-
     def adjoint(self, u: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         along = [from_front(r.adjoint(to_front(u, i)), i) for i, r in enumerate(self._static_rates())]
         return sum(along + [d.adjoint(u) for d in self.diagonals], jnp.zeros_like(u))

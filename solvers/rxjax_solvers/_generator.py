@@ -82,9 +82,9 @@ class AbstractGenerator(eqx.Module):
         basis = jnp.eye(size, dtype=self.outflow().dtype).reshape(size, *self.shape)
         return jax.vmap(self._column)(basis).reshape(size, size).T
 
-    @abc.abstractmethod
     def _column(self, unit: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """`W unit` for all of the mass in one cell, each rate right to its own rounding."""
+        return self.apply(unit)
 
 
 class GeneratorTerm(diffrax.AbstractTerm):
