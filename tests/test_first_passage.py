@@ -309,7 +309,7 @@ def test_slopes_by_the_bounds_with_an_edge_inside_a_cell(dim, slope):
     ball = lambda x: jnp.sum((x - 0.9) ** 2) < 0.5
 
     def value(bounds):
-        W = rxs.FokkerPlanck.from_potential(quartic, rxs.Grid(*bounds, (12, 7)[:dim]), 0.3)
+        W = rxs.FokkerPlanck.from_potential(quartic, rxs.Grid(bounds[0], bounds[1], (12, 7)[:dim]), 0.3)
         into = jnp.stack([jnp.sum(jnp.cos(jnp.arange(W.size)) * region(W, ball, "target").into.ravel())])
         return jnp.append(into, rxs.mean_first_passage_time(W, ball)[3]) if dim == 1 else into
 
@@ -324,7 +324,7 @@ def test_an_edge_at_the_seam_of_a_ring():
     """A predicate that ends at the bounds is hit there; the place of its edge moves with them."""
 
     def times(bounds):
-        W = rxs.FokkerPlanck(jnp.zeros(1), 0.5, rxs.Grid(*bounds, 20, boundary="periodic"))
+        W = rxs.FokkerPlanck(jnp.zeros(1), 0.5, rxs.Grid(bounds[0], bounds[1], 20, boundary="periodic"))
         return rxs.mean_first_passage_time(W, lambda x: x[0] > 0.9)
 
     bounds = jnp.array([-1.0, 1.0])

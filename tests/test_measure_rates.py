@@ -117,7 +117,7 @@ def test_the_report_is_the_sum_of_its_parts():
 
 def test_gradients_whose_square_is_out_of_range(float32):
     """Too large or too small a square for float32: the rates are those of the gradient's direction and noise."""
-    g, h, c = np.float32([1.0, -2.0]), np.float32([2.0, 1.0]), np.float32([0.5, 1.5])
+    g, h, c = np.array([[1.0, -2.0], [2.0, 1.0], [0.5, 1.5]], np.float32)
     for scale in (np.float32(1e25), np.float32(1e-25)):
         assert rx.maximal_learning_rate(scale * g, h) == pytest.approx(5 / 6, rel=1e-6)
         assert rx.optimal_learning_rate(scale * g, h, 0.0) == pytest.approx(5 / 6, rel=1e-6)

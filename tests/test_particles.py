@@ -292,7 +292,8 @@ def test_refusals():
     loss, x0 = lambda theta: jnp.sum(theta**2), jnp.zeros((2, 1))
     ensemble = lambda learning_rate=0.1, **k: rxs.sgd_ensemble(loss, x0, 4, KEY, learning_rate=learning_rate, **k)
     noise = lambda theta, key: theta
-    plane = lambda D, b=jnp.zeros(2), **k: rxs.langevin(b, D, jnp.zeros((2, 2)), jnp.arange(2.0), KEY, dt=0.1, **k)
+    square = jnp.zeros((2, 2)), jnp.arange(2.0)
+    plane = lambda D, *b, **k: rxs.langevin(*(b or [jnp.zeros(2)]), D, *square, KEY, dt=0.1, **k)
     slope = lambda mobility: rxs.NegativeGradient(loss, mobility)
     states = rxs.MasterEquation.from_edges([0, 1], [1, 0], 1.0, size=2)
     free = rxs.FokkerPlanck(jnp.zeros(1), 1.0, rxs.Grid(0, 1, 4))
