@@ -1,5 +1,7 @@
 """Particles against densities and closed forms: Langevin paths, jump processes, real SGD, exit times."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -292,8 +294,8 @@ def test_refusals():
     loss, x0 = lambda theta: jnp.sum(theta**2), jnp.zeros((2, 1))
     ensemble = lambda learning_rate=0.1, **k: rxs.sgd_ensemble(loss, x0, 4, KEY, learning_rate=learning_rate, **k)
     noise = lambda theta, key: theta
-    square = jnp.zeros((2, 2)), jnp.arange(2.0)
-    plane = lambda D, *b, **k: rxs.langevin(*(b or [jnp.zeros(2)]), D, *square, KEY, dt=0.1, **k)
+    origin: Any = jnp.zeros(2)
+    plane = lambda D, b=origin, **k: rxs.langevin(b, D, jnp.zeros((2, 2)), jnp.arange(2.0), KEY, dt=0.1, **k)
     slope = lambda mobility: rxs.NegativeGradient(loss, mobility)
     states = rxs.MasterEquation.from_edges([0, 1], [1, 0], 1.0, size=2)
     free = rxs.FokkerPlanck(jnp.zeros(1), 1.0, rxs.Grid(0, 1, 4))
