@@ -92,7 +92,9 @@ def _paths(
     max_steps: int,
 ) -> Paths:
     force, sigma = ito_form(equation, x0.shape[1])
-    sources = jax.eval_shape(sigma, ts[0], x0[0]).shape[1]
+    # The drift is asked too: diffrax 0.7.0 puts errors of coefficients into words of its own.
+    _, noise = jax.eval_shape(lambda t, x: (force(t, x), sigma(t, x)), ts[0], x0[0])
+    sources = noise.shape[1]
 
     def one(x, key):
         path = diffrax.VirtualBrownianTree(ts[0], ts[-1], dt / 2, (sources,), key)
