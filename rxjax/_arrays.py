@@ -42,5 +42,5 @@ def summation_dtype(dtype: Any) -> Any:
 
 
 def widened(x: Array) -> Array:
-    """`x`, in float32 if it has fewer bits."""
-    return x.astype(summation_dtype(x.dtype)) if jnp.finfo(x.dtype).bits < 32 else x
+    """`x`, in float32 if it has fewer bits; otherwise as it is, weakly typed too."""
+    return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)

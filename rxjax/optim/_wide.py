@@ -92,7 +92,7 @@ def _sharing(pairs: list[tuple[PyTree, PyTree]]) -> list[list[int]]:
 
 
 def _sums_on_a_cpu(products: list[list[tuple[Array, Array]]], groups: list[list[int]], dtype: Any) -> list[Array]:
-    """Every product of two arrays as one row of numbers, rows added leaf by leaf, and the rows of all pairs at once."""
+    """Every product of two arrays as one row of numbers, rows added leaf by leaf, and of all pairs at once."""
     fence = jax.lax.optimization_barrier
     by_leaf = [_rows_of_sums(list(leaf), groups) for leaf in zip(*products, strict=True)]
     # In two steps, each too short for XLA to split it again.  Of all leaves at once it would compile a single kernel.
@@ -142,7 +142,7 @@ def _sums_at_once(arrays: list[Array]) -> list[Array]:
 
 @jax.custom_jvp
 def _sums_of_several(arrays: list[Array]) -> list[Array]:
-    """The same as one sum of several numbers.
+    """One sum of several numbers, of arrays of one shape over their middle axis.
 
     JAX's own rule, which it takes inside of loops that are differentiated backwards, needs all tangents, as a barrier
     gives them.

@@ -70,13 +70,12 @@ def deflate(generator: AbstractGenerator, *, method: AbstractFactorization | Non
 
 def check_deflated(factor: Any, generator: AbstractGenerator) -> Deflated:
     """`factor` if it is of a generator of the same shape."""
-    remedy = "Pass `deflate(generator)`."
     if not isinstance(factor, Deflated):
         raise ValueError(f"Argument `factor` must be `deflate(generator)`, but it is a {type(factor).__name__}.")
     if factor.law.shape != generator.shape:
         raise ValueError(
             f"Argument `factor` must be of a generator of shape {generator.shape}, but that has shape "
-            f"{factor.law.shape}.  {remedy}"
+            f"{factor.law.shape}.  Pass `deflate(generator)`."
         )
     return factor
 
