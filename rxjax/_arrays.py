@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
@@ -44,3 +45,9 @@ def summation_dtype(dtype: Any) -> Any:
 def widened(x: Array) -> Array:
     """`x`, in float32 if it has fewer bits; otherwise as it is, weakly typed too."""
     return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)
+
+
+def size_of(x: Array) -> Array:
+    """The largest entry in magnitude, to divide by before squares leave the range; 1 where it is 0 or not finite."""
+    size = jax.lax.stop_gradient(jnp.max(jnp.abs(x), initial=0))
+    return jnp.where((size > 0) & (size < jnp.inf), size, 1)

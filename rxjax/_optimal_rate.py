@@ -1,12 +1,11 @@
 """The optimal learning rate of SGD on a quadratic model, in closed form (row 16 of the theory and section 5)."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from rxjax_solvers._checks import finite, non_negative, one_of, positive, require
 
-from ._arrays import real_array, real_arrays, summation_dtype
+from ._arrays import real_array, real_arrays, size_of, summation_dtype
 from ._covariance import check_covariance, check_symmetric, product_diagonal, times
 from ._hyperparameters import check_count
 
@@ -191,8 +190,7 @@ def _quadratic(
     dtype = summation_dtype(jnp.result_type(g, h, c))
     g = g.astype(dtype)
     # The square of a gradient is out of float32's range long before the gradient is.
-    size = jax.lax.stop_gradient(jnp.max(jnp.abs(g), initial=0))
-    size = jnp.where(size == 0, 1, size)
+    size = size_of(g)
     return g / size, h.astype(dtype), c.astype(dtype), size
 
 

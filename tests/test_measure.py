@@ -244,6 +244,40 @@ def test_batch_sharpness_and_every_kind_of_tree(float32):
     assert numbers["dict"][0] == pytest.approx(float(rx.batch_sharpness(g, hg)), rel=1e-4)
 
 
+def test_losses_in_large_or_small_units(float32):
+    """A loss times 1e-15 or 1e12 has the same numbers and errors in its units: no square of a square is lost."""
+    data = jnp.asarray(RNG.standard_normal((24, 5)), jnp.float32)
+    params = {"w": jnp.asarray(RNG.standard_normal(4), jnp.float32)}
+    loss = lambda s: lambda p, x: s * jnp.mean((jnp.tanh(x[:, :4] @ p["w"]) - x[:, 4]) ** 2)
+    drawn = {"sampling": "without_replacement", "dataset_size": 30}
+
+    @jax.jit
+    def measured(s):
+        noise = M.gradient_noise(loss(s), params, data)
+        micro = M.gradient_noise(loss(s), params, data, route="micro_batches", micro_batch_size=3, **drawn)
+        rates = M.optimal_learning_rate(loss(s), params, data, 8, micro_batch_size=3)
+        squares = [(e.trace, e.squared_gradient) for e in (noise, micro)]
+        slopes = [M.batch_sharpness(loss(s), params, data.reshape(6, 4, 5)), M.trace(loss(s), params, data)]
+        return squares, slopes, [noise.ratio, micro.ratio, rates.noise_batch], [rates.optimal, rates.maximal]
+
+    usual = jax.tree.leaves(measured(jnp.float32(1)))
+    for scale in (1e-15, 1e12):
+        found = measured(jnp.float32(scale))
+        got = []
+        for part, power in zip(found, (2, 1, 0, -1), strict=True):
+            got += [np.float64(x) / scale**power for x in jax.tree.leaves(part)]
+        np.testing.assert_allclose(got, usual, rtol=1e-3)
+    spread = M.noise_from_two_batches(jnp.float32([6e-20, 9e-20]), jnp.float32([2e-20, 1e-20]), 8, 64).standard_errors
+    np.testing.assert_allclose(spread, np.array([11, 256]) / 14 * 1e-20, rtol=1e-5)
+    work, units = np.arange(1, 9, dtype=np.float32), (np.float32(1e-25), np.float32(1))
+    errors = [M.fluctuation_dissipation(s * work, s * work**2, 0.1, blocks=8).standard_error for s in units]
+    assert float(errors[0]) == pytest.approx(float(errors[1]), rel=1e-4) and errors[0] > 0
+    lost = measured(jnp.float32(np.nan))[1]
+    assert all(np.isnan(e.value) and np.isnan(e.standard_error) for e in lost)
+    # Its curvatures are 1e25: the squares of Lanczos' method are out of range, which was taken for the end of a space.
+    assert np.isnan(M.lambda_max(loss(jnp.float32(1e25)), params, data).value)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.8])
 def test_fluctuation_and_dissipation_balance(momentum):
     """SGD with and without momentum on a quadratic: 1 at equilibrium, far from it before."""

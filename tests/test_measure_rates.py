@@ -34,7 +34,8 @@ def test_the_optimal_rate_against_the_population():
     def trial(key):
         data = jax.random.randint(key, (48,), 0, 8)
         found = M.optimal_learning_rate(kinds, jnp.asarray(w), data, batch_size=4, micro_batch_size=4)
-        return [m.value for m in step_moments(kinds, jnp.asarray(w), data, Population(4, None))], found
+        *moments, size = step_moments(kinds, jnp.asarray(w), data, Population(4, None))
+        return [size**2 * m.value for m in moments], found
 
     moments, found = jax.jit(jax.vmap(trial))(jax.random.split(jax.random.key(0), 3000))
     for values, want in zip(moments, exact, strict=True):
@@ -59,7 +60,8 @@ def test_moments_out_of_a_finite_data_set():
 
     def moments(key, n):
         part = jax.random.permutation(key, jnp.asarray(data))[:n]
-        return step_moments(kinds, jnp.asarray(w), part, Population(4, jnp.asarray(60.0)))
+        *moments, size = step_moments(kinds, jnp.asarray(w), part, Population(4, jnp.asarray(60.0)))
+        return [m.times(size**2) for m in moments]
 
     keys = jax.random.split(jax.random.key(0), 2000)
     some, whole = jax.jit(lambda: [jax.vmap(lambda k, n=n: moments(k, n))(keys) for n in (48, 60)])()

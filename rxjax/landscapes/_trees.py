@@ -98,9 +98,10 @@ def norm(tree: PyTree) -> Array:
     """The Euclidean norm over all moving leaves, without overflow or underflow of the squares; gradient 0 at 0."""
     leaves = [jnp.abs(x) for x in jtu.tree_leaves(tree)]
     scale = jax.lax.stop_gradient(_reduced(jnp.max, [jnp.max(x, initial=0.0) for x in leaves]))
-    scale = jnp.where(scale > 0, scale, 1.0)
+    scale = jnp.where(scale == 0, 1.0, scale)
     square = _reduced(jnp.sum, [jnp.sum((x / scale.astype(x.dtype)) ** 2) for x in leaves])
-    return jnp.where(square > 0, scale * jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    zero = square == 0
+    return jnp.where(zero, 0.0, scale * jnp.sqrt(jnp.where(zero, 1.0, square)))
 
 
 def _reduced(reduce: Callable, parts: Sequence[Array]) -> Array:

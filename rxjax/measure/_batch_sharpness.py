@@ -8,6 +8,7 @@ from jaxtyping import PyTree
 
 from rxjax_solvers._program import program
 
+from .._arrays import size_of
 from ._curvature import flat_loss
 from ._estimate import Estimate, ratio_of_means
 from ._gradient_noise import leading_axis
@@ -55,6 +56,11 @@ def batch_sharpness(loss_fn: Callable, params: PyTree, batches: PyTree) -> Estim
 def _measured(loss_fn: Callable, params: PyTree, batches: PyTree) -> Estimate:
     def one(batch):
         g, product = flat_loss(loss_fn, params, batch).expand()
-        return jnp.sum(g * product(g)), jnp.sum(g * g)
+        # In units of its size: the third power of a gradient is out of range long before the gradient is.
+        size = size_of(g)
+        unit = g / size
+        return jnp.sum(unit * product(unit)), jnp.sum(unit * unit), jnp.where(jnp.any(g != 0), size, 0)
 
-    return ratio_of_means(*jax.lax.map(one, batches))
+    tops, bottoms, sizes = jax.lax.map(one, batches)
+    weights = (sizes / size_of(sizes)) ** 2
+    return ratio_of_means(weights * tops, weights * bottoms)

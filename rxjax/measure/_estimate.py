@@ -4,6 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..landscapes._trees import norm
+
 
 class Estimate(eqx.Module):
     """A measured number.
@@ -16,6 +18,11 @@ class Estimate(eqx.Module):
     standard_error: Float[Array, ""]
 
 
+def deviation(samples: Float[Array, "n"]) -> Float[Array, ""]:
+    """The standard deviation of independent samples, whose squares may be out of range."""
+    return norm(samples - jnp.mean(samples)) / (samples.shape[0] - 1) ** 0.5
+
+
 def ratio_of_means(tops: Float[Array, "n"], bottoms: Float[Array, "n"]) -> Estimate:
     """`mean(tops) / mean(bottoms)` of independent pairs, with the standard error of the delta method."""
     n = tops.shape[0]
@@ -23,5 +30,5 @@ def ratio_of_means(tops: Float[Array, "n"], bottoms: Float[Array, "n"]) -> Estim
     value = jnp.sum(tops) / total
     if n < 2:
         return Estimate(value, jnp.full_like(value, jnp.inf))
-    spread = jnp.sum((tops - value * bottoms) ** 2) * n / (n - 1)
-    return Estimate(value, jnp.sqrt(spread) / jnp.abs(total))
+    spread = norm(tops - value * bottoms) * (n / (n - 1)) ** 0.5
+    return Estimate(value, spread / jnp.abs(total))

@@ -15,7 +15,7 @@ from ..landscapes._trees import match
 from ._curvature import flat_loss, flat_values, moving_part, shaped_like
 from ._estimate import Estimate
 from ._scatter import LowRank, Scatter
-from ._units import Moments, Population, grouping_variance, noise_and_signal, population
+from ._units import Moments, Population, grouping_deviation, noise_and_signal, population
 
 
 class GradientNoise(eqx.Module):
@@ -185,7 +185,7 @@ def _measured(
         apart = gradients - jnp.mean(gradients, axis=0)[None, :]
         moments = moments_of(gradients)
         if drawn.examples is not None:
-            moments = moments._replace(grouping=grouping_variance(apart, drawn.size))
+            moments = moments._replace(grouping=grouping_deviation(apart, drawn.size))
         scatter = scatter.plus(apart, along)
     share = 1.0 if drawn.examples is None else (drawn.examples - 1) / drawn.examples
     scale = jnp.asarray(drawn.size * share / (units - 1)).astype(origin.dtype)

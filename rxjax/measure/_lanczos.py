@@ -8,11 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 from matfree import decomp
 
+from ..landscapes._trees import norm
+
 
 class Ritz(NamedTuple):
     """Ritz pairs of `m` steps, ascending; those of a space that ended earlier come after entries that mean nothing.
 
-    All are NaN where the operator is not finite.
+    All are NaN where the operator, or the square of a product, is not finite.
     """
 
     values: Float[Array, "m"]
@@ -25,12 +27,14 @@ class Ritz(NamedTuple):
 def ritz_pairs(product: Callable, start: Float[Array, "d"], steps: int) -> Ritz:
     """`steps` products (at most `d`) from `start`, with full reorthogonalisation."""
     run = decomp.hessenberg(min(steps, start.size), reortho="full", custom_vjp=False)
-    length = jnp.sqrt(jnp.sum(start**2))
+    length = norm(start)
     found = run(product, start / jnp.where(length > 0, length, 1))
     small = jnp.asarray(found.J_small)
     # Below the diagonal stand the residuals; its mean with the one above, `tridiag_sym`, hides that one vanished.
     diagonal, beside = jnp.diagonal(small), jnp.diagonal(small, -1)
     below = jnp.concatenate([beside, jnp.sqrt(jnp.sum(found.residual**2))[None]])
+    # A first product, or its square, that is not finite leaves nothing.
+    lost = ~jnp.isfinite(diagonal[0] + below[0])
     # A residual of zero ends the iteration early: what follows it is normalised rounding, or NaN, and is cut off.
     below = jnp.where(jnp.isfinite(below), below, 0)
     scale = jax.lax.cummax(below + jnp.where(jnp.isfinite(diagonal), jnp.abs(diagonal), 0))
@@ -46,7 +50,5 @@ def ritz_pairs(product: Callable, start: Float[Array, "d"], steps: int) -> Ritz:
     basis = jnp.where(alive[:, None], jnp.asarray(found.Q_tall), 0)
     # No product is better than rounding.
     errors = below[end] * jnp.abs(vectors[end]) + jnp.finfo(below.dtype).eps * scale[end]
-    # A space that ends by a first product that is not finite holds nothing.
-    lost = ~jnp.isfinite(diagonal[0])
     values, errors = jnp.where(lost, jnp.nan, values), jnp.where(lost, jnp.nan, errors)
     return Ritz(values, vectors, errors, known | lost, basis)

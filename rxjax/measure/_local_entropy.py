@@ -14,7 +14,7 @@ from rxjax_solvers._program import program
 from .._arrays import real_arrays
 from .._known import positive
 from ._curvature import flat_loss
-from ._estimate import Estimate
+from ._estimate import Estimate, deviation
 from ._lanczos import Ritz, ritz_pairs
 
 
@@ -124,4 +124,4 @@ def _measured(
     pull = jnp.sum((gradient / kt) ** 2) / gamma
     pull = pull * jnp.sum(found.vectors[0] ** 2 / jnp.where(values > -1, 1 + values, 1))
     value = size / 2 * (math.log(2 * math.pi) - jnp.log(gamma)) - jnp.mean(samples) / 2 + pull / 2
-    return Estimate(value, jnp.std(samples, ddof=1) / (2 * probes**0.5)), lowest
+    return Estimate(value, deviation(samples) / (2 * probes**0.5)), lowest

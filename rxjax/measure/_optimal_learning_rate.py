@@ -11,8 +11,9 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from rxjax_solvers._program import program
 
-from .._arrays import real_array
+from .._arrays import real_array, size_of
 from .._hyperparameters import check_count
+from ..landscapes._trees import norm
 from ._curvature import flat_loss
 from ._estimate import Estimate
 from ._gradient_noise import count_units, in_parts, micro_gradients
@@ -50,7 +51,7 @@ class Moment(NamedTuple):
         n, none = self.parts.shape[0], other.value <= 0
         below = jnp.where(none, 1, other.value)
         value = self.value / below
-        error = jnp.sqrt(jnp.sum((self.parts - value * other.parts) ** 2) / (n * (n - 1))) / below
+        error = norm(self.parts - value * other.parts) / (n * (n - 1)) ** 0.5 / below
         return Estimate(jnp.where(none, jnp.inf, value), jnp.where(none, jnp.inf, error))
 
 
@@ -121,17 +122,23 @@ def _measured(
 ) -> StepRates:
     order = jr.permutation(key, jax.tree.leaves(batch)[0].shape[0])
     batch = jax.tree.map(lambda x: jnp.asarray(x)[order], batch)
-    square, curve, spread = step_moments(loss_fn, params, batch, drawn)
+    square, curve, spread, _ = step_moments(loss_fn, params, batch, drawn)
     met = curve.plus(spread, 1 / batch_size.astype(curve.value.dtype))
     return StepRates(square.over(met), square.over(curve), spread.over(curve))
 
 
-def step_moments(loss_fn: Callable, params: PyTree, batch: PyTree, drawn: Population) -> tuple[Moment, Moment, Moment]:
-    r"""$|G|^2$, $G^\top H G$ and $\mathrm{tr}(H\Sigma_1)$ from micro-batches of examples in random order."""
+def step_moments(
+    loss_fn: Callable, params: PyTree, batch: PyTree, drawn: Population
+) -> tuple[Moment, Moment, Moment, Array]:
+    r"""$|G|^2$, $G^\top H G$ and $\mathrm{tr}(H\Sigma_1)$ from micro-batches of examples in random order.
+
+    All in units of the square of the gradients' size, which is last: those of a third power would be out of range.
+    """
     unit = drawn.size
     parts = in_parts(batch, unit)
     gradients = micro_gradients(loss_fn, params, parts)
-    n = gradients.shape[0]
+    n, size = gradients.shape[0], size_of(gradients)
+    gradients = gradients / size
     mean = jnp.mean(gradients, axis=0)
     apart = gradients - mean[None, :]
 
@@ -165,4 +172,5 @@ def step_moments(loss_fn: Callable, params: PyTree, batch: PyTree, drawn: Popula
     curve = Moment(jnp.mean(whole) + unseen * (curve.value - jnp.mean(whole)), curve.parts)
     square = square.plus(noise, -unseen / (unit * n))
     known = jnp.sqrt(unseen)
-    return Moment(square.value, known * square.parts), Moment(curve.value, known * curve.parts), spread.times(share)
+    square, curve = (Moment(m.value, known * m.parts) for m in (square, curve))
+    return square, curve, spread.times(share), size

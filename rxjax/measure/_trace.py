@@ -10,7 +10,7 @@ from jaxtyping import Array, PyTree
 from rxjax_solvers._program import program
 
 from ._curvature import flat_loss
-from ._estimate import Estimate
+from ._estimate import Estimate, deviation
 
 
 def trace(
@@ -82,4 +82,4 @@ def _measured(loss_fn: Callable, params: PyTree, batch: PyTree, probes: int, def
         return jnp.sum(z * product(z))
 
     samples = jax.lax.map(sample, jr.split(k_probes, probes))
-    return Estimate(inside + jnp.mean(samples), jnp.std(samples, ddof=1) / probes**0.5)
+    return Estimate(inside + jnp.mean(samples), deviation(samples) / probes**0.5)

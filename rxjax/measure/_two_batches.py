@@ -9,6 +9,7 @@ from rxjax_solvers._checks import require
 from .._arrays import real_arrays, summation_dtype
 from .._hyperparameters import check_count
 from .._known import non_negative
+from ._estimate import deviation
 
 
 class TwoBatchNoise(eqx.Module):
@@ -25,7 +26,7 @@ class TwoBatchNoise(eqx.Module):
     def standard_errors(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Of the means over all trials of `squared_gradient` and of `trace`; infinite for a single trial."""
         n = self.trace.size
-        error = lambda x: jnp.std(x, ddof=1) / n**0.5 if n > 1 else jnp.asarray(jnp.inf, x.dtype)
+        error = lambda x: deviation(x.reshape(n)) / n**0.5 if n > 1 else jnp.asarray(jnp.inf, x.dtype)
         return error(self.squared_gradient), error(self.trace)
 
     @property

@@ -8,7 +8,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from rxjax_solvers._checks import one_of, require
 
-from .._arrays import real_array
+from .._arrays import real_array, size_of
+from ..optim._wide import safe_root
 from ._estimate import Estimate
 
 
@@ -18,7 +19,7 @@ class Moments(NamedTuple):
     squares: Float[Array, "n"]  # |g_k - G|^2
     work: Float[Array, "n"]  # G . (g_k - G)
     mean_square: Float[Array, ""]  # |G|^2
-    grouping: Float[Array, ""] | float = 0.0  # variance of the sum of squares by which examples share a unit
+    grouping: Float[Array, ""] | float = 0.0  # standard deviation of the sum of squares by which examples share a unit
 
 
 class Population(NamedTuple):
@@ -48,20 +49,22 @@ def population(size: int, drawn: int, sampling: str, dataset_size: ArrayLike | N
     return Population(size, examples)
 
 
-def grouping_variance(apart: Float[Array, "n d"], size: int) -> Array:
-    """Variance of the sum of the `|a_k|^2` over all ways to put the same examples into `n` units of `size`.
+def grouping_deviation(apart: Float[Array, "n d"], size: int) -> Array:
+    """Deviation of the sum of the `|a_k|^2` over all ways to put the same examples into `n` units of `size`.
 
-    It is `2 (n-1) (size-1)/size tr C^2`, with `C` the covariance of a unit, and `tr C^2` is estimated without bias by
-    the mean of `((a_i - a_j).(a_k - a_l))^2/4` over four different units (Himeno and Yamada 2014).  Fewer than four
-    have none; the scatter of the squares stands in, which holds what differs from example to example too.
+    Its square is `2 (n-1) (size-1)/size tr C^2`, with `C` the covariance of a unit, and `tr C^2` is estimated without
+    bias by the mean of `((a_i - a_j).(a_k - a_l))^2/4` over four different units (Himeno and Yamada 2014).  Fewer than
+    four have none; the scatter of the squares stands in, which holds what differs from example to example too.
     """
-    n = apart.shape[0]
+    n, unit = apart.shape[0], size_of(apart)
+    apart = apart / unit
     squares = jnp.sum(apart**2, axis=1)
     if n < 4:
-        return n * jnp.var(squares, ddof=1)
+        return unit * (unit * safe_root(n * jnp.var(squares, ddof=1)))
     products = jnp.matmul(apart, apart.T, precision=jax.lax.Precision.HIGHEST)
     sums = (n - 2) * jnp.sum(products**2) + jnp.sum(squares) ** 2 / (n - 1) - n * jnp.sum(squares**2)
-    return 2 * (n - 1) * (size - 1) / size * jnp.maximum(sums, 0) / (n * (n - 2) * (n - 3))
+    variance = 2 * (n - 1) * (size - 1) / size * jnp.maximum(sums, 0) / (n * (n - 2) * (n - 3))
+    return unit * (unit * safe_root(variance))
 
 
 def noise_and_signal(moments: Moments, drawn: Population) -> tuple[Estimate, Estimate, Estimate]:
@@ -72,6 +75,9 @@ def noise_and_signal(moments: Moments, drawn: Population) -> tuple[Estimate, Est
     """
     n = moments.squares.shape[0]
     dtype = moments.squares.dtype
+    # In units of the largest, or the squares of these squares would be out of range.
+    unit = size_of(jnp.append(moments.squares, moments.mean_square))
+    moments = Moments(*(x / unit for x in moments))
     total = jnp.sum(moments.squares)
 
     def estimates(total: Array, mean_square: Array, n: int) -> tuple[Array, Array, Array]:
@@ -87,7 +93,7 @@ def noise_and_signal(moments: Moments, drawn: Population) -> tuple[Estimate, Est
     values = estimates(total, moments.mean_square, n)
     if n < 3:
         unknown = lambda x: Estimate(x, jnp.full_like(x, jnp.inf))
-        return unknown(values[0]), unknown(values[1]), unknown(values[2])
+        return unknown(unit * values[0]), unknown(unit * values[1]), unknown(values[2])
     without_squares = total - moments.squares * (n / (n - 1))
     without_mean = moments.mean_square - 2 * moments.work / (n - 1) + moments.squares / (n - 1) ** 2
     left_out = estimates(without_squares, without_mean, n - 1)
@@ -101,8 +107,11 @@ def noise_and_signal(moments: Moments, drawn: Population) -> tuple[Estimate, Est
         known = jnp.all(jnp.isfinite(x))
         apart = jnp.where(known, x, 0)
         spread = jnp.sum((apart - jnp.mean(apart)) ** 2) * (1 - seen) * ((n - 1) / n)
-        variance = spread + seen * slope**2 * moments.grouping
+        variance = spread + seen * (slope * moments.grouping) ** 2
         return jnp.where(known, jnp.sqrt(jnp.maximum(variance, 0)), jnp.inf)
 
-    trace, signal, ratio = (Estimate(x, error(y, z)) for x, y, z in zip(values, left_out, slopes, strict=True))
+    units = unit, unit, 1
+    trace, signal, ratio = (
+        Estimate(u * x, u * error(y, z)) for u, x, y, z in zip(units, values, left_out, slopes, strict=True)
+    )
     return trace, signal, ratio
