@@ -241,6 +241,22 @@ def test_second_derivatives():
         jax.eval_shape(jax.hessian(decay), rates)
 
 
+def test_slopes_by_the_bounds():
+    """The cells' volume moves with the bounds: mass stays 1.  A law given survival is a constant."""
+    weights = jnp.cos(jnp.arange(8.0))
+
+    def laws(bounds):
+        open_side = [("reflecting", "absorbing")]
+        grids = rxs.Grid(bounds[0], bounds[1], 8), rxs.Grid(bounds[0], bounds[1], 8, boundary=open_side)
+        driven, lost = (rxs.FokkerPlanck(lambda x: -x + jnp.sin(3 * x), 0.5, grid) for grid in grids)
+        return jnp.stack([weights @ rxs.stationary(driven), weights @ rxs.quasi_stationary(lost)[0]])
+
+    both = jax.jit(lambda x: (laws(x), jax.jacrev(laws)(x)))
+    bounds = jnp.array([-1.3, 1.7])
+    slopes = [(both(bounds + h)[0][0] - both(bounds - h)[0][0]) / 2e-5 for h in 1e-5 * jnp.eye(2)]
+    np.testing.assert_allclose(both(bounds)[1], [slopes, [0, 0]], rtol=1e-7, atol=1e-12)
+
+
 def test_slope_of_a_law_by_iteration():
     """On edges the state that is held has a share in the transposed solve, which did not converge."""
     rates, weights = jnp.array([1.0, 2.0, 0.5, 0.3, 0.2, 0.7]), jnp.array([0.3, 1.0, 2.0])

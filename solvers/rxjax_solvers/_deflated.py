@@ -192,6 +192,8 @@ def _visits(factor: Factor, often: Array) -> tuple[Array, Array]:
 def _law_jvp(primals: Any, tangents: Any):
     (generator, method), (tangent, _) = primals, tangents
     law, unique = _law(generator, method)
-    _, change = eqx.filter_jvp(lambda g: g.apply(law), (generator,), (tangent,))
+    # Where there are cells their volume moves with the bounds of the grid.
+    _, (change, mass) = eqx.filter_jvp(lambda g: (g.apply(law), g.mass(law)), (generator,), (tangent,))
     x = _held(generator, law, method).solve(change)
-    return (law, unique), (x - law * generator.mass(x), None)
+    excess = generator.mass(x) + (0 if mass is None else mass)
+    return (law, unique), (x - law * excess, None)

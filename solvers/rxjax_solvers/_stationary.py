@@ -123,8 +123,7 @@ def _survival(generator: AbstractGenerator, factor: Factor, max_steps: Array) ->
     near = jnp.maximum(1e4 * eps, still)
     converged = (change <= near) & (left_change <= near)
     result = outcome((~jnp.isfinite(rate), factor.elimination.fault), (~converged, RESULTS.not_converged))
-    law = lax.stop_gradient(law)
-    return (law / generator.mass(law), rate), result
+    return (lax.stop_gradient(law / generator.mass(law)), rate), result
 
 
 @eqx.filter_custom_jvp
