@@ -1,5 +1,6 @@
 """Sweeps: labels and values, chunks within a memory, failed points that say why, what is refused."""
 
+import io
 import math
 import subprocess
 import sys
@@ -216,12 +217,18 @@ def test_heat_map_and_its_lines():
     lines: Any = next(c for c in ax.collections if hasattr(c, "levels"))
     for level, path in zip(lines.levels, lines.get_paths(), strict=True):
         scale = 50 * path.vertices[:, 0] / path.vertices[:, 1]
-        np.testing.assert_allclose(scale, level, rtol=1e-3)
+        np.testing.assert_allclose(scale, 10**level, rtol=1e-3)
     assert "N/B" in ax.get_title() and len(figure.axes) == 2
     swapped = rx.plot.heatmap(data, "n", x="batch_size", log=False).axes[0]
     assert swapped.get_ylabel() == "learning rate"
     from_zero = data.assign_coords(learning_rate=np.linspace(0.0, 1.0, 6))
     assert rx.plot.heatmap(from_zero, "n").axes[0].get_title() == ""
+    one = data.assign_coords(learning_rate=np.full(6, 0.1), batch_size=np.full(4, 2.0))
+    assert rx.plot.heatmap(one, "n").axes[0].get_title() == ""
+    # Values in the order of their axis, and all decades that Matplotlib draws.
+    turned = rx.plot.heatmap(data.isel(batch_size=[2, 0, 3, 1]), "time").axes[0].collections[0].get_array()
+    np.testing.assert_array_equal(turned, cells)
+    rx.plot.heatmap(data[["n"]] ** 250 * 1e-300, "n").savefig(io.BytesIO())
     for call, words in (
         (lambda: rx.plot.heatmap(data, "tim"), "Argument `name` must be one of n, time, status"),
         (lambda: rx.plot.heatmap(data.isel(batch_size=0), "time"), "Argument `name` must have two dimensions"),
@@ -230,6 +237,14 @@ def test_heat_map_and_its_lines():
         (
             lambda: rx.plot.heatmap(data.assign_coords(batch_size=[1.0, 2.0, 3.0, np.inf]), "time"),
             "Argument `data` must have finite values along `batch_size`",
+        ),
+        (
+            lambda: rx.plot.heatmap(data[["n"]] * 1e250, "n"),
+            "Argument `data` must have values of `n` of at most 1e.250",
+        ),
+        (
+            lambda: rx.plot.heatmap(data.assign_coords(batch_size=[1.0, 2.0, 3.0, 1e300]), "time"),
+            "Argument `data` must have values along `batch_size` of at most 1e.250, but it has 1e.300",
         ),
         (lambda: rx.plot.heatmap(data, "time", x="a"), "Arguments `x` and `y` must be the dimensions"),
         (lambda: rx.plot.heatmap(data[["time"]] * np.nan, "time"), "Argument `data` must hold a finite value"),

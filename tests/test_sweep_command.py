@@ -36,6 +36,12 @@ import jax.numpy as jnp
 
 def bend(x, y):
     return {"sum": x + y, "root": jnp.sqrt(y)}
+
+def row(x):
+    return {"row": x * jnp.ones(3)}
+
+def half(x):
+    return {"half": x / 2}
 """
 
 
@@ -141,6 +147,17 @@ def test_refusals_name_the_file_the_key_and_what_is_allowed(old, new, words, tmp
     assert line.startswith("Error: ") and re.search(words, line), line
     assert "sweep.toml" in line or "--out" in line
     assert {p.name for p in tmp_path.iterdir()} - {"__pycache__"} == {"own_sweeps.py", "sweep.toml"}
+
+
+def test_an_axis_of_the_pictures(tmp_path):
+    """Across where a variable has it; one that none has is refused, also where there is nothing to draw."""
+    text = 'function = "own_sweeps:row"\n[axes]\nx = [0, 1]\n[plot]\nx = "{}"\n'
+    for axis in ("x", "row_0"):
+        assert rxjax(text.format(axis)).exit_code == 0
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"sweep-row.png", "sweep.nc"}
+    for name in ("row", "half"):
+        refused = rxjax(text.format("z").replace("row", name))
+        assert refused.exit_code == 2 and "sweep.toml: `plot.x` must be one of the axes x" in refused.stderr
 
 
 def test_no_such_function():

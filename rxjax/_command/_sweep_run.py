@@ -132,13 +132,22 @@ def write(data: xr.Dataset, settings: Settings) -> list[Path]:
                 f"{settings.path}: `plot.variables` must hold variables over two axes, {', '.join(drawable)}, but it "
                 f'holds "{name}".'
             )
+    sides = {side: settings.plot[side] for side in ("x", "y") if settings.plot[side] is not None}
+    for side, axis in sides.items():
+        if axis not in data.dims:
+            raise Refusal(
+                f"{settings.path}: `plot.{side}` must be one of the axes {', '.join(map(str, data.dims))}, but it is "
+                f'"{axis}".'
+            )
     stem = settings.path.stem
-    look = {k: settings.plot[k] for k in ("x", "y", "log")}
     try:
         with Staged(Path(settings.run["out"])) as staged:
             for name in drawable if names is None else names:
                 if np.isfinite(data[name].values).any():
-                    plot.heatmap(data, name, **look).savefig(staged.path(f"{stem}-{name}.png"), dpi=150)
+                    own = {side: axis for side, axis in sides.items() if axis in data[name].dims}
+                    plot.heatmap(data, name, log=settings.plot["log"], **own).savefig(
+                        staged.path(f"{stem}-{name}.png"), dpi=150
+                    )
             if settings.run["store"] is None:
                 data.to_netcdf(staged.path(f"{stem}.nc"), engine="h5netcdf")
     except OSError as error:

@@ -11,6 +11,8 @@ from ._style import GREY, own_figure
 
 # Lines of constant noise scale, and the widest range of values that is still drawn on a linear scale.
 _LINES, _DECADES = 7, 2.0
+# Beyond it Matplotlib's margins and colour bars overflow.
+_LARGEST = 1e250
 
 
 def heatmap(
@@ -40,7 +42,7 @@ def heatmap(
     **Returns:** the figure.
 
     **Raises:** `ValueError` for a variable that is not there, has other than two dimensions, no real numbers or no
-    finite one, and for an axis that is not finite throughout.
+    finite one, for an axis that is not finite throughout, and for numbers beyond 1e250, which Matplotlib does not draw.
 
     !!! example
 
@@ -66,7 +68,8 @@ def heatmap(
     if array.dtype.kind not in "biuf":
         raise ValueError(f"Argument `name` must be a variable of real numbers, but `{name}` holds {array.dtype}.")
     x, y = _sides(array.dims, x, y)
-    values = np.asarray(array.transpose(y, x).values, np.float64)
+    array = array.transpose(y, x).sortby([y, x])
+    values = np.asarray(array.values, np.float64)
     shown = np.ma.masked_invalid(values)
     if shown.count() == 0:
         raise ValueError(f"Argument `data` must hold a finite value of `{name}`, but it holds none.")
@@ -74,10 +77,12 @@ def heatmap(
     log = low > 0 and high / low > 10**_DECADES if log is None else log
     if log and low <= 0:
         raise ValueError(f"Argument `log` must be False for a variable with values of zero or below, but it is {log}.")
-    places = [np.asarray(data[d].values, np.float64) for d in (x, y)]
+    places = [np.asarray(array[d].values, np.float64) for d in (x, y)]
+    _check_size(shown, f"values of `{name}`")
     for axis, place in zip((x, y), places, strict=True):
         if not np.all(np.isfinite(place)):
             raise ValueError(f"Argument `data` must have finite values along `{axis}`, but it has {place}.")
+        _check_size(place, f"values along `{axis}`")
     figure, ax = own_figure(ax, (6.0, 4.6))
     norm = LogNorm(low, high) if log and high > low else Normalize(low, high)
     image = ax.pcolormesh(*places, shown, norm=norm, cmap="viridis", shading="nearest", rasterized=True)
@@ -91,6 +96,14 @@ def heatmap(
         size = data.attrs.get("dataset_size") if dataset_size is None else dataset_size
         _noise_lines(ax, places, x == "learning_rate", size)
     return figure
+
+
+def _check_size(values: np.ndarray, what: str) -> None:
+    largest = float(np.abs(values).max())
+    if largest > _LARGEST:
+        raise ValueError(
+            f"Argument `data` must have {what} of at most {_LARGEST:g}, but it has {largest:.3g}.  Take logarithms."
+        )
 
 
 def _sides(dims: tuple[Any, ...], x: str | None, y: str | None) -> tuple[str, str]:
@@ -109,7 +122,7 @@ def _label(array: Any, name: str) -> str:
 
 def _even_in_log(values: np.ndarray) -> bool:
     """Whether ascending positive values lie more evenly on a logarithmic axis."""
-    if len(values) < 3 or np.any(values <= 0):
+    if len(values) < 3 or np.any(values <= 0) or np.ptp(values) == 0:
         return False
     spread = lambda v: np.ptp(np.diff(v)) / np.abs(np.mean(np.diff(v)))
     return bool(spread(np.log(values)) < spread(values))
@@ -120,10 +133,12 @@ def _noise_lines(ax: Axes, places: list[np.ndarray], rate_across: bool, size: An
     fine = [_refined(place) for place in places]
     across, up = np.meshgrid(*fine)
     rate, batch = (across, up) if rate_across else (up, across)
-    scale = rate * (size or 1.0) / batch
-    levels = np.geomspace(scale.min(), scale.max(), _LINES + 2)[1:-1]
-    lines = ax.contour(*fine, scale, levels=levels, colors="white", linewidths=0.9, alpha=0.8)
-    ax.clabel(lines, fmt=lambda v: f"{v:.2g}", fontsize="small")
+    decades = np.log10(rate) + np.log10(size or 1.0) - np.log10(batch)
+    if np.ptp(decades) == 0:
+        return
+    levels = np.linspace(decades.min(), decades.max(), _LINES + 2)[1:-1]
+    lines = ax.contour(*fine, decades, levels=levels, colors="white", linewidths=0.9, alpha=0.8)
+    ax.clabel(lines, fmt=lambda v: f"{np.power(10, v):.2g}", fontsize="small")
     ax.set_title("lines: noise scale ηN/B" if size else "lines: ηN/B for N = 1", fontsize="medium", color=GREY)
 
 
