@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from test_minima import MULLER_BROWN
 
 import rxjax as rx
+from rxjax._barriers._find import _listed
 from rxjax._barriers._union import kruskal, minimax
 
 # Case 6, lowest first; case 12 for one coordinate.
@@ -230,6 +231,8 @@ def four(**kwargs):
             lambda: rx.find_barriers(WELL, eqx.tree_at(lambda m: m.mask, FAKE, jnp.zeros(2, bool))),
             "`minima` must hold at least one minimum",
         ),
+        # Past the annotation, which users do not check.
+        (lambda: _listed(jnp.zeros((2, 2))), "`minima` must be what `find_minima` returned, but it is of type Array"),
     ],
 )
 def test_bad_calls(call, words):

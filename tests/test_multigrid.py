@@ -280,3 +280,16 @@ def test_what_cannot_be_solved_is_reported():
         jax.block_until_ready(rxs.mean_first_passage_time(two, target, factor=factor))
     with pytest.raises(ValueError, match="`tol` must be positive"):
         rxs.factorize(two, shift=1.0, method=rxs.Iteration(tol=0.0))
+
+
+def test_another_tolerance_is_no_other_program(caplog):
+    ring = rxs.MasterEquation.from_edges([0, 1, 2], [1, 2, 0], 1.0, size=3)
+
+    def compiled(tol):
+        with jax.log_compiles():
+            caplog.clear()
+            rxs.factorize(ring, shift=1.0, method=rxs.Iteration(tol=tol)).solve(jnp.ones(3))
+        return sum(record.getMessage().startswith("Compiling ") for record in caplog.records)
+
+    assert compiled(1e-6) > 0
+    assert compiled(1e-7) == 0

@@ -257,6 +257,9 @@ def test_a_method_is_an_object_and_tolerances_have_a_sign():
         rxs.ShiftInvert(max_krylov=0)
     with pytest.raises(ValueError, match="`max_factors` must be at least 1, but it is 0"):
         rxs.ShiftInvert(max_factors=0)
+    for rtol, atol, words in ((-1e-3, 1e-5, "`rtol` must be .* is negative"), (0.0, jnp.nan, "`atol` must .* finite")):
+        with pytest.raises(ValueError, match=words):
+            rxs.DensityController(rtol=rtol, atol=atol)
     for method in ("strang", rxs.Strang):
         with pytest.raises(ValueError, match=r"`method` must be Strang\(\), .*, an object, but it is .*[sS]trang"):
             rxs.solve(FREE, FLAT, TS, method=method)
@@ -346,7 +349,7 @@ def test_large_answers_are_refused_in_parts(monkeypatch):
 def test_another_solver_lands_on_times_in_both_directions(t0, t1):
     """Densities flow forwards alone, but a solver of diffrax's with this controller may go back."""
     landing = jnp.array([0.3, 0.7])
-    controller = rxs.DensityController(rtol=1e-2, atol=1e-4, step_ts=landing)  # pyright: ignore[reportCallIssue]
+    controller = rxs.DensityController(rtol=1e-2, atol=1e-4, step_ts=landing)
     decay = diffrax.ODETerm(lambda t, y, args: -y)
 
     @jax.jit

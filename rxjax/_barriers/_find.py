@@ -159,8 +159,12 @@ def _known(tree: Any, name: str) -> None:
         )
 
 
-def _listed(minima: Minima) -> np.ndarray:
+def _listed(minima: Any) -> np.ndarray:
     """The points of the list, without padding."""
+    if not isinstance(minima, Minima):
+        raise ValueError(
+            f"Argument `minima` must be what `find_minima` returned, but it is of type {type(minima).__name__}."
+        )
     _known(minima, "minima")
     mask = np.asarray(minima.mask)
     if not np.all(mask[: np.sum(mask)]):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
+from ._checks import non_negative
 from ._sums import total
 
 _SAFETY = 0.9
@@ -29,9 +30,15 @@ class DensityController(diffrax.AbstractAdaptiveStepSizeController[Any, Any]):
     lost in rounding.
     """
 
-    rtol: Shaped[ArrayLike, ""]
-    atol: Shaped[ArrayLike, ""]
-    step_ts: Float[Array, "times"] | None = None
+    rtol: Shaped[Array, ""]
+    atol: Shaped[Array, ""]
+    step_ts: Float[Array, "times"] | None
+
+    def __init__(
+        self, rtol: Shaped[ArrayLike, ""], atol: Shaped[ArrayLike, ""], step_ts: Float[Array, "times"] | None = None
+    ):
+        self.rtol, self.atol = non_negative(rtol, "rtol"), non_negative(atol, "atol")
+        self.step_ts = step_ts
 
     @staticmethod
     def norm(y) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]

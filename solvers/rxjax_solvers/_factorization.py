@@ -4,7 +4,7 @@ import abc
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
 
 from ._checks import positive
 from ._elimination import AbstractElimination, DenseElimination, DissectionElimination, TridiagonalElimination
@@ -92,20 +92,19 @@ class Iteration(AbstractFactorization):
         J. W. Painter, SIAM J. Sci. Stat. Comput. 2, 430 (1981): coarser grids that follow the coefficients.
     """
 
-    tol: Float[Array, ""] | float | None = None
-    max_steps: int = eqx.field(static=True, default=200)
+    tol: Float[Array, ""] | None
+    max_steps: int = eqx.field(static=True)
 
-    def __check_init__(self):
-        if self.tol is not None:
-            positive(self.tol, "tol")
+    def __init__(self, tol: Shaped[ArrayLike, ""] | None = None, max_steps: int = 200):
+        # An array, so that another number needs no other program.
+        self.tol = None if tol is None else positive(tol, "tol")
+        self.max_steps = max_steps
 
     def eliminate(
         self, generator: AbstractGenerator, loss: Float[Array, "*shape"], keep: Bool[Array, "*shape"]
     ) -> AbstractElimination:
         tol = (1e-10 if loss.dtype == jnp.float64 else 3e-5) if self.tol is None else self.tol
-        # A number has been checked; in a traced one the check must be used.
-        tol = jnp.asarray(tol if isinstance(tol, float) else positive(tol, "tol"), loss.dtype)
-        return IterativeElimination(generator, loss, keep, tol, self.max_steps)
+        return IterativeElimination(generator, loss, keep, jnp.asarray(tol, loss.dtype), self.max_steps)
 
 
 def usual(generator: AbstractGenerator) -> AbstractFactorization:

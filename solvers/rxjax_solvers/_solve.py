@@ -175,7 +175,7 @@ class _Steps(NamedTuple):
             )
         if controller is None:
             landing = ts if saveat is None else None
-            controller = DensityController(rtol=self.rtol, atol=self.atol, step_ts=landing)  # pyright: ignore[reportCallIssue]
+            controller = DensityController(rtol=self.rtol, atol=self.atol, step_ts=landing)
         if saveat is None:
             saveat = diffrax.SaveAt(ts=ts)
         if self.adjoint is None:
