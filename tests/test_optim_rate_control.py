@@ -21,20 +21,21 @@ def noisy_run(optimizer, start, hessian, steps, noise=1.0, dtype=jnp.float64, sc
     """Steps on a quadratic with additive noise; xi before each step, g, state after it, and the last parameters."""
     start, hessian = jnp.asarray(start, dtype), jnp.asarray(hessian, dtype)
 
-    def step(carry, key):
+    def step(scale, carry, key):
         params, state = carry
         grads = hessian * params + jnp.asarray(noise, dtype) * jax.random.normal(key, params.shape, dtype)
-        grads = grads * jnp.asarray(scale, dtype)
+        grads = grads * scale
         updates, new = optimizer.update(grads, state, params)
         seen = optax.tree.get(state, "displacement"), grads, optax.tree.get(new, "ControllerState")
         return (optax.apply_updates(params, updates), new), seen
 
-    def run(start):
+    def run(start, scale):
         keys = jax.random.split(jax.random.key(1), steps)
-        (params, _), seen = jax.lax.scan(step, (start, optimizer.init(start)), keys)
+        (params, _), seen = jax.lax.scan(functools.partial(step, scale), (start, optimizer.init(start)), keys)
         return params, seen
 
-    return jax.jit(run)(start)
+    # As an argument: a scale of 1 known to the compiler would vanish, and with it a rounding.
+    return jax.jit(run)(start, jnp.asarray(scale, dtype))
 
 
 def test_the_identities_of_sgd_and_of_the_gauge():

@@ -111,7 +111,8 @@ def test_a_state_that_is_kept_costs_no_pass():
     x = jnp.ones((64, 64))
     text = str(jax.jit(step).lower(x, x).compile().as_text())
     main = text[text.index("ENTRY") :]
-    assert "while(" in main and "copy(" not in main and "select" not in main
+    # The loop, which turns where the old state is kept, may lie in a function of its own.
+    assert "while(" in text and "copy(" not in main and "select" not in text
 
 
 def test_leaves_are_worked_on_in_turns():

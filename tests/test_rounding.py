@@ -30,6 +30,13 @@ def codes_dtype(dtype):
     return np.dtype(f"uint{8 * dtype.itemsize}")
 
 
+def cast(x, dtype):
+    """By ml_dtypes, which before 0.7 rounded all between the two smallest numbers of float8_e8m0fnu up."""
+    if "e8m0" in dtype.name:
+        x = np.where((x > 2.0**-127) & (x < 1.5 * 2.0**-127), np.float32(2.0**-127), x)
+    return x.astype(dtype)
+
+
 @functools.cache
 def every_value(name):
     """All numbers of a format, NaNs and infinities too, as float32."""
@@ -88,10 +95,10 @@ def test_every_format_is_that_of_ml_dtypes_bit_for_bit(name):
         return rq.nearest_round(x, dtype), rq.nearest_round(narrow, "float32"), *laws
 
     if name.startswith("float6"):  # no JAX dtype: values in float32
-        expected = x.astype(dtype).astype(np.float32)
+        expected = cast(x, dtype).astype(np.float32)
         rounded, again, kept, chance = map(np.asarray, ours(x, every_value(name), w, update))
     else:
-        expected = x.astype(dtype)
+        expected = cast(x, dtype)
         rounded, again, kept, chance = map(np.asarray, ours(x, narrow, w, update))
     assert rounded.dtype == expected.dtype
     unsigned = codes_dtype(rounded.dtype)
@@ -99,7 +106,7 @@ def test_every_format_is_that_of_ml_dtypes_bit_for_bit(name):
     np.testing.assert_array_equal(again.view(np.uint32), narrow.astype(np.float32).view(np.uint32))
 
     assert kept.dtype == np.float32
-    np.testing.assert_array_equal(kept, ((w + update).astype(dtype) != w.astype(dtype)).astype(np.float32))
+    np.testing.assert_array_equal(kept, (cast(w + update, dtype) != w.astype(dtype)).astype(np.float32))
     outward = ((w == weights[-1]) & (update > 0)) | ((w == weights[0]) & (update < 0))
     inner = ~outward
     expected = np.minimum(1, np.abs(update.astype(np.float64)) / gap)

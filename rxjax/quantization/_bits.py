@@ -145,9 +145,9 @@ def _rebase(size: UInt32[Array, "..."], form: FloatFormat, noise: UInt32[Array, 
         up = (noise >> jnp.clip(32 - drop.astype(jnp.int32), 0, 31).astype(jnp.uint32)) < rest
     code = ((level - form.min_exponent).astype(jnp.uint32) << form.mantissa) + kept + up.astype(jnp.uint32)
     if form.kind == "scale":
-        # Codes start at 2^-127, which is also where everything below goes; ml_dtypes rounds all above it up to 2^-126.
+        # Codes start at 2^-127, which is also where everything below goes, and go on at 2^-126; half-way goes up.
         above = jnp.maximum(size, 0x00400000) - 0x00400000
-        up = (above > 0) if noise is None else ((noise >> 10) < above)
+        up = (above >= 0x00200000) if noise is None else ((noise >> 10) < above)
         code = jnp.where(subnormal, up.astype(jnp.uint32), code - 1)
     return code
 

@@ -33,6 +33,8 @@ def nearest_round(
 ) -> Shaped[Array, "*shape"]:
     """Round to the nearest number of a format, ties to even, exactly as `ml_dtypes` (and NumPy) cast float32.
 
+    Before 0.7 ml_dtypes rounded all numbers between 2^-127 and 2^-126, the two smallest of float8_e8m0fnu, up.
+
     Bit for bit the same inside and outside `jit`, on every device, subnormals, overflow and NaN included: the rounding
     is done in integers.  `x.astype(dtype)` gives no such promise, since compiled code may keep excess precision or
     flush subnormals.
