@@ -49,6 +49,18 @@ def test_langevin_has_the_gibbs_law_on_a_quadratic():
     within_three_errors(xs["z"].real ** 2, 0.25)
 
 
+def test_many_small_arrays_share_one_draw():
+    """One generator for each dtype and each large array, all numbers independent and of variance one."""
+    params = {f"w{i}": jnp.zeros((3, 5 + i % 2), jnp.float32 if i % 3 else float) for i in range(300)}
+    params |= {"large": jnp.zeros(2**16 + 1), "scalar": jnp.zeros(()), "none": jnp.zeros(0)}
+    noise = jax.jit(RATE.langevin(1.0, 1.0, 0).init)(params).noise
+    assert str(jax.make_jaxpr(RATE.langevin(1.0, 1.0, 0).init)(params)).count("random_bits[") == 3
+    assert jax.tree.map(jnp.shape, noise) == jax.tree.map(jnp.shape, params)
+    rows = np.stack([np.asarray(noise[f"w{i}"], float)[:, :5].ravel() for i in range(300)])
+    assert np.all(np.abs(rows @ rows.T / 15 - np.eye(300)) < 1.6) and abs(rows.var() - 1) < 3 * (2 / rows.size) ** 0.5
+    assert np.unique(np.concatenate([np.ravel(x) for x in jax.tree.leaves(noise)])).size > 0.999 * 7e4
+
+
 @pytest.mark.usefixtures("long_runs")
 def test_langevin_has_the_gibbs_law_in_a_double_well():
     well = rx.landscapes.DoubleWell()

@@ -1,5 +1,6 @@
 """Langevin dynamics: gradient steps with noise of a given temperature, whose law is the Gibbs density of the loss."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,9 @@ from rxjax_solvers._checks import is_traced
 
 from ._arguments import check_setting, need_params
 from ._wide import cast_like, check_floating, safe_root, scalar_dtype, select, square, widened, zeros
+
+# Arrays of up to so many numbers share one draw, which is in memory beside them.
+_SMALL = 2**16
 
 
 class LangevinState(NamedTuple):
@@ -183,12 +187,8 @@ def _build(
         """Standard normal numbers for one step: two independent ones for a complex parameter."""
         base = jr.fold_in(jr.wrap_key_data(data, impl=implementation), count)
         leaves, structure = jax.tree.flatten(tree)
-        normal = [
-            jr.normal(jr.fold_in(base, i), x.shape, x.dtype)
-            * jnp.asarray(2**0.5 if jnp.iscomplexobj(x) else 1, x.dtype)
-            for i, x in enumerate(leaves)
-        ]
-        return jax.tree.unflatten(structure, normal)
+        scale = lambda x: x * jnp.asarray(2**0.5 if jnp.iscomplexobj(x) else 1, x.dtype)
+        return jax.tree.unflatten(structure, map(scale, _normal(base, leaves)))
 
     def init(params: PyTree) -> LangevinState:
         check_floating(params, "params")
@@ -222,3 +222,25 @@ def _build(
         return cast_like(moved, params), new._replace(skipped=skipped)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _normal(key: Array, leaves: list[Array]) -> list[Array]:
+    """Standard normal numbers like the leaves, those of small ones at once: each generator is compiled by itself."""
+    groups: dict[Any, list[int]] = {}
+    for i, x in enumerate(leaves):
+        groups.setdefault(i if x.size > _SMALL else x.dtype, []).append(i)
+    normal: dict[int, Array] = {}
+    for place, group in enumerate(groups.values()):
+        own, some = jr.fold_in(key, place), [leaves[i] for i in group]
+        drawn = _at_once(own, some) if len(some) > 1 else [jr.normal(own, some[0].shape, some[0].dtype)]
+        normal |= zip(group, drawn, strict=True)
+    return [normal[i] for i in range(len(leaves))]
+
+
+def _at_once(key: Array, leaves: list[Array]) -> list[Array]:
+    """Standard normal numbers like leaves of one dtype, of one draw."""
+    ends = list(itertools.accumulate(x.size for x in leaves))
+    # By a loop over two halves, or XLA makes them again in each array's kernel.
+    half = lambda key: jr.normal(key, ((ends[-1] + 1) // 2,), leaves[0].dtype)
+    parts = jnp.split(jax.lax.map(half, jr.split(key)).reshape(-1)[: ends[-1]], ends[:-1])
+    return [part.reshape(x.shape) for part, x in zip(parts, leaves, strict=True)]
