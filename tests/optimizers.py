@@ -16,7 +16,7 @@ compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimizatio
 
 def _schedule(params):
     # optax multiplies by an injected rate in the rate's dtype, and has no default for dtypes that do not nest.
-    injected = optax.inject_hyperparams(optax.sgd, hyperparam_dtype=jnp.float32)
+    injected = optax.inject_hyperparams(optax.sgd, hyperparam_dtype=jnp.dtype(jnp.float32))
     back: Any = lambda u, p: u.astype(p.dtype)
     cast = optax.stateless_with_tree_map(back)
     return optax.chain(injected(RATE.RateSchedule(params, total_steps=100)), cast)

@@ -14,7 +14,7 @@ from rxjax_solvers._rational_poles import POLES
 def caratheodory_fejer(n, terms=75, points=1024, scale=9.0):
     """Poles of the near-best approximation of exp on z <= 0, upper half-plane (Trefethen, Weideman, Schmelzer 2006)."""
     t = np.cos(2 * np.pi * np.arange(points) / points)
-    series = np.fft.fft(np.exp(scale * (t - 1) / (t + 1 + 1e-16))).real / points
+    series = np.real(np.fft.fft(np.exp(scale * (t - 1) / (t + 1 + 1e-16)))) / points
     roots = np.roots(np.linalg.svd(scipy.linalg.hankel(series[1 : terms + 1]))[2][n])
     outside = roots[np.abs(roots) > 1]
     poles = scale * (outside - 1) ** 2 / (outside + 1) ** 2
