@@ -309,6 +309,7 @@ def test_refusals():
             "`micro_batch_size` must come with route=",
         ),
         (lambda: M.gradient_noise(linear, params, data, sampling="epoch"), "`sampling` must be one of.*ONE reshuffled"),
+        (lambda: M.gradient_noise(linear, params, data, dataset_size=60), "`dataset_size` must come with sampling="),
         (
             lambda: M.gradient_noise(linear, params, data, sampling="without_replacement"),
             "`dataset_size` must be given",

@@ -92,3 +92,6 @@ def test_refusals():
     ]:
         with pytest.raises(ValueError, match=words):
             call()
+    # A network that is lost is not a band at rest.
+    lost = M.barrier_between(height, a, at((np.nan, 0.0)), 1.0, steps=3, throw=False)[1]
+    assert lost == rx.measure.RESULTS.still_moving

@@ -186,6 +186,11 @@ def test_refusals():
     measure = lambda plane, **k: rx.planes.measure_plane(plane, example_loss, data, **k)
     distance = lambda **k: rx.planes.density_distance(jnp.ones(4), grid, jnp.ones((3, 1)), **k)
     runs = rx.planes.PlaneRuns(jnp.arange(2), jnp.arange(2.0), jnp.zeros((2, 1, 1)), jnp.zeros((2, 1)))
+    given = {"start": tree(best), "hyperparameters": rx.Hyperparameters(0.1, 2, 8), "data": data}
+
+    def run(data, start, hyperparameters, **k):
+        return rx.planes.sgd_on_plane(fine, example_loss, data, start, hyperparameters, 2, jax.random.key(0), **k)
+
     for bad, words in [
         (lambda: measure(skew), "`landscape` must have orthonormal directions"),
         (lambda: measure(fine, shape=1), "`shape` must be 2 or more on each of the 1 axes"),
@@ -207,16 +212,22 @@ def test_refusals():
         (lambda: rx.planes.exit_time(runs, lambda x: x < 1), r"`inside` must return one truth value.*\(1,\)"),
         (lambda: rx.planes.first_reached(runs, lambda x: x[0], lambda x: x[0] < 1), "`source` must return one truth"),
         (
-            lambda: rx.planes.sgd_on_plane(
-                fine, example_loss, data, best, rx.Hyperparameters(0.1, 1.5, 8), 2, jax.random.key(0)
-            ),
+            lambda: run(**given | {"hyperparameters": rx.Hyperparameters(0.1, 1.5, 8)}),
             "`hyperparameters` must have one whole batch size, but it is 1.5",
         ),
         (
-            lambda: rx.planes.sgd_on_plane(
-                fine, example_loss, data, best, rx.Hyperparameters(0.1, 2, 10**6), 2, jax.random.key(0)
-            ),
+            lambda: run(**given | {"hyperparameters": rx.Hyperparameters(0.1, 2, 10**6)}),
             "must have the 8 examples of `data` as `dataset_size`, but has 1e",
+        ),
+        (lambda: run(**given, runs=0), "`runs` must be at least 1, but it is 0"),
+        (
+            lambda: run(**given | {"start": {"w": best}}),
+            "`start` must have a floating array wherever `landscape.params` has one",
+        ),
+        (lambda: run(**given | {"data": 1.0}), "`hyperparameters` must have the 0 examples of `data`"),
+        (
+            lambda: run(**given | {"hyperparameters": rx.Hyperparameters(np.array([0.1, 0.2]), 2, 8)}),
+            r"`hyperparameters` must have one learning rate and momentum, but their shapes are \(2,\) and \(\)",
         ),
         (lambda: distance(block=3), "`block` must divide the cells"),
         (lambda: rx.planes.density_distance(jnp.ones(4), grid, jnp.ones((3, 2))), r"`points` must have shape \(n, 1\)"),

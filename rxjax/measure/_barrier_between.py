@@ -183,7 +183,7 @@ def _measured(
         force, free = nudged(points, losses, gradients, spring, climbs & hump)
         residual = jnp.max(jnp.linalg.norm(free, axis=1)) / jnp.maximum(scale, tiny)
         # Between equal networks there is no way to go.
-        residual = jnp.where(length > 0, residual, 0)
+        residual = jnp.where(length == 0, 0, residual)
         move, pace = fire(force, pace, time, farthest)
         done = climbs & (residual <= tolerance)
         points = jnp.where(done, points, points + move)

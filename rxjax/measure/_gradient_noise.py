@@ -85,7 +85,7 @@ def gradient_noise(
       `"without_replacement"` out of `dataset_size` examples, which includes the batches of one epoch and the whole
       data set (then the errors are zero, but for the grouping into micro-batches, and $\Sigma_1$ has the
       normalisation $1/N$).
-    - `dataset_size`: $N$.
+    - `dataset_size`: $N$, for `"without_replacement"` alone.
     - `diagonal`: return the variance of each entry too; one more tree like the parameters.
     - `rank`: return that many of the largest eigenpairs of $\Sigma_1$, through the Gram matrix of the centred
       gradients.  From single examples the eigenpairs are merged chunk by chunk, with `2 rank + 24` vectors in memory.
@@ -99,8 +99,9 @@ def gradient_noise(
     $\sqrt{2/(n-1)}$ of it where few directions carry the noise.  The largest eigenvalues of a sample's covariance are
     biased upward where the units are few (about $\mathrm{tr}\,\Sigma_1/n$); `diagonal` and `projected` are unbiased.
 
-    **Raises:** `ValueError` for an unknown route or sampling, a `micro_batch_size` with single examples, fewer than two
-    units, a `rank` beyond what the units span, or directions unlike the parameters.
+    **Raises:** `ValueError` for an unknown route or sampling, a `micro_batch_size` with single examples, a
+    `dataset_size` without need, fewer than two units, a `rank` beyond what the units span, or directions unlike the
+    parameters.
 
     ```python
     >>> import jax.numpy as jnp, rxjax as rx

@@ -38,6 +38,11 @@ def population(size: int, drawn: int, sampling: str, dataset_size: ArrayLike | N
         'The batches of ONE reshuffled epoch are drawn "without_replacement".',
     )
     if sampling == "with_replacement":
+        if dataset_size is not None:
+            raise ValueError(
+                'Argument `dataset_size` must come with sampling="without_replacement", but the sampling is '
+                '"with_replacement", for which it makes no difference.'
+            )
         return Population(size, None)
     if dataset_size is None:
         raise ValueError('Argument `dataset_size` must be given for `sampling="without_replacement"`, but it is None.')

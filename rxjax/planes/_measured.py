@@ -19,6 +19,7 @@ from .._interpolation import LogCubic
 from .._temperature import batch_covariance
 from ..landscapes import PlaneLandscape
 from ..landscapes._callable import check_bounds, one_number
+from ..measure._gradient_noise import leading_axis
 
 # Variances and one minus squared correlations are kept above this share of the largest, for their logarithms.
 _LEAST = 1e-6
@@ -144,10 +145,7 @@ def measure_plane(
         raise ValueError(f"Argument `shape` must be 2 or more on each of the {k} axes, but it is {shape}.")
     if chunk_size < 1:
         raise ValueError(f"Argument `chunk_size` must be at least 1, but it is {chunk_size}.")
-    lengths = {jnp.shape(x)[0] if jnp.ndim(x) else 0 for x in jax.tree.leaves(data)}
-    if len(lengths) != 1:
-        raise ValueError(f"Argument `data` must hold arrays with one leading axis over examples, but it has {lengths}.")
-    (count,) = lengths
+    count = leading_axis(data, "data", "examples")
     if not count:
         raise ValueError("Argument `data` must hold arrays with examples along the first axis, but it holds none.")
     gram = landscape.gram

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
@@ -16,7 +15,9 @@ from rxjax_solvers._program import program
 from .._arrays import summation_dtype
 from .._hyperparameters import Hyperparameters
 from ..landscapes import PlaneLandscape
+from ..landscapes._trees import match
 from ..measure._curvature import moving_part
+from ..measure._gradient_noise import leading_axis
 
 
 class PlaneRuns(eqx.Module):
@@ -76,6 +77,9 @@ def sgd_on_plane(
 
     **Returns:** a `PlaneRuns`.
 
+    **Raises:** `ValueError` for a start unlike the plane's parameters, data of another size than the hyperparameters
+    say, several hyperparameters, and steps, saves or runs that are not there.
+
     !!! example
 
         ```python
@@ -98,14 +102,22 @@ def sgd_on_plane(
     batch_size = np.asarray(hyperparameters.batch_size)
     if batch_size.ndim or batch_size % 1:
         raise ValueError(f"Argument `hyperparameters` must have one whole batch size, but it is {batch_size}.")
-    size, count = int(batch_size), {jnp.shape(x)[0] for x in jax.tree.leaves(data)}
-    known = not is_traced(hyperparameters.dataset_size)
-    if known and len(count) == 1 and np.any(np.asarray(hyperparameters.dataset_size) != min(count)):
+    eta, mu = hyperparameters.learning_rate, hyperparameters.momentum
+    if eta.ndim or mu.ndim:
         raise ValueError(
-            f"Argument `hyperparameters` must have the {min(count)} examples of `data` as `dataset_size`, but has "
+            f"Argument `hyperparameters` must have one learning rate and momentum, but their shapes are {eta.shape} "
+            f"and {mu.shape}."
+        )
+    if runs < 1:
+        raise ValueError(f"Argument `runs` must be at least 1, but it is {runs}.")
+    size, count = int(batch_size), leading_axis(data, "data", "examples")
+    known = not is_traced(hyperparameters.dataset_size)
+    if known and np.any(np.asarray(hyperparameters.dataset_size) != count):
+        raise ValueError(
+            f"Argument `hyperparameters` must have the {count} examples of `data` as `dataset_size`, but has "
             f"{float(hyperparameters.dataset_size):g}."
         )
-    eta, mu = hyperparameters.learning_rate, hyperparameters.momentum
+    match(start, landscape.params, "start", "landscape.params")
     steps, kept = _ensemble(
         landscape, example_loss, data, start, eta, mu, key, num_steps, size, hyperparameters.sampling, runs, save_every
     )
