@@ -79,7 +79,9 @@ def optimal_learning_rate_integral(
       `rx.proposals` and `SGDProposal`).
     - `key`, `num_samples`: for Monte Carlo.
     - `order`: nodes per axis for quadrature.  The Arrhenius factor moves the mass of a Gaussian by
-      $s^2 |g|/kT$; take `order` well above the square of that over $s$.
+      $s^2 |g|/kT$; take `order` well above the square of that over $s$.  Nothing says how wrong a rule is: compare two.
+      `Metropolis`, with a kink along a level of the loss that no rule follows, and `Glauber` at low temperature were
+      wrong by 7 % and 1 % at the default, in a plane with a Gaussian at $kT = 0.1$, and by 1 % and 0.4 % at 96.
     - `num_rates`: rates looked at first; more where the integral may have several maxima.
 
     **Returns:** an [`OptimalRate`][].  LOOK AT `bound`: a proposal of fixed width has no optimum inside, since at

@@ -113,6 +113,10 @@ def test_a_function_of_ones_own(tmp_path):
         ("double-wel", "`NAME` must be one of double-well, .* Did you mean double-well"),
         ("double-well --learning-rate=-1", "`--learning-rate` must be positive.* -1"),
         ("double-well --learning-rate=nan", "`--learning-rate` must be positive and finite"),
+        (
+            "double-well --learning-rate=1e-40 --precision=32 --shape=8",
+            "`--learning-rate` must be 8.8e-38 or more .* 1e-40",
+        ),
         ("double-well --batch-size=0", "`--batch-size` must"),
         ("double-well --momentum=1", "`--momentum` must"),
         ("double-well --covariance=-3", "`--covariance` must be non-negative"),

@@ -153,6 +153,11 @@ def test_refusals():
         (lambda: rxs.spectrum(W, 2, factor=other), r"`factor` must be of a generator of shape \(8,\), .* shape \(2,\)"),
         (lambda: rxs.quasi_stationary(W, factor=other.factor), r"`factor` must be of a generator of shape \(8,\)"),
         (lambda: rxs.reactive_flux(W, end[::-1], end, law=jnp.ones(())), r"`law` must have the generator's shape"),
+        (
+            lambda: rxs.reactive_flux(W, end[::-1], end, law=jnp.ones(8)),
+            "`law` must be .* of mass 1 .* has another mass",
+        ),
+        (lambda: rxs.transition_rate(W, end[::-1], end, law=-jnp.ones(8)), "`law` must be non-negative.* is negative"),
     ]
     for call, words in calls:
         with pytest.raises(ValueError, match=words):

@@ -96,6 +96,14 @@ def compute(problem: Problem, given: dict[str, Any], bounds: Any, boundary: str,
     ts = np.asarray(end * np.linspace(0.0, 1.0, frames) ** 2, energy.dtype)
     if not np.all(np.diff(ts) > 0):
         raise Refusal(f"Argument `--time` must be within the range of {energy.dtype.name}, but it is {end:g}.")
+    # Neither the rate may vanish nor the number of steps overflow.
+    limits = np.finfo(energy.dtype)
+    least = max(float(limits.tiny), end / float(limits.max))
+    if settings.learning_rate < least:
+        raise Refusal(
+            f"Argument `--learning-rate` must be {least:.2g} or more to reach the end within the range of "
+            f"{energy.dtype.name}, but it is {settings.learning_rate:g}."
+        )
 
     @eqx.filter_jit
     def flow(ground, hyperparameters, sigma1, p0, ts):

@@ -92,8 +92,14 @@ def _transitions(generator, source, target, factor, law) -> tuple[Array, Array, 
             f"Argument `law` must have the generator's shape {generator.shape}, but it has shape {jnp.shape(law)}."
         )
     ends = _ends(generator, source, target, factor)
-    law, result = stationary_law(generator) if law is None else (law, RESULTS.successful)
+    law, result = stationary_law(generator) if law is None else (_density(generator, law), RESULTS.successful)
     return _reaction(generator, ends, law, result)
+
+
+def _density(generator: AbstractGenerator, law: Array) -> Array:
+    """`law` if it is a density; one that was not found is not finite, and so is what is asked of it."""
+    faults = [((seen(law) < 0).any(), "is negative"), (seen(abs(generator.mass(law) - 1) > 1e-3), "has another mass")]
+    return require(law, "law", "be non-negative, of mass 1 within 1e-3", faults, "Pass `stationary(generator)`.")
 
 
 @compiled
