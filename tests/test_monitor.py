@@ -306,6 +306,10 @@ def test_live_table_page_and_refusals(tmp_path):
             lambda: rx.Monitor().update(state, params=x, grads=x, updates=x, micro_grads=x[None]),
             "`micro_grads` must hold at least two",
         ),
+        (
+            lambda: rx.Monitor().update(state, params=x, grads=x, updates=x, micro_grads=x),
+            r"`micro_grads` must be shaped like `params`, but it has .*\(2,\).* and not .*\(2, 2\)",
+        ),
         (lambda: rx.plot.status({}), "`history` must hold"),
     ]
     for call, words in cases:

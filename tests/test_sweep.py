@@ -168,6 +168,7 @@ def test_refusals():
         (lambda: rx.sweep(lambda status: status, status=[1.0]), "Argument `axes` must not name `status`"),
         (lambda: rx.sweep(f, x=[1.0, 2.0], y=[1.0], zipped=True), "Argument `zipped` must come with axes of one"),
         (lambda: rx.sweep(f, x=[1.0], y=[1.0], chunk=0), "Argument `chunk` must be at least 1"),
+        (lambda: rx.sweep(lambda x, key: x, x=[1.0], seed=2**32), "Argument `seed` must be a whole number from 0 to"),
         (lambda: rx.sweep(f, x=[1.0], y=[1.0], memory="lots"), "Argument `memory` must be a positive number of bytes"),
         (lambda: rx.sweep(f, x=[1.0], y=[1.0], devices=99), "Argument `devices` must be from 1 to"),
         (lambda: rx.sweep(f, x=[1.0], y=[1.0], devices=["gpu"]), "Argument `devices` must be a number, a list"),

@@ -9,7 +9,7 @@ from jaxtyping import Array, PyTree
 from ..measure._gradient_noise import micro_gradients, moments_of
 from ..optim._wide import square, widened
 from ._state import MonitorState, Noise
-from ._step import Step, examples, read
+from ._step import Step, alike, examples, moving, read
 
 # Of the averages over measurements; those over steps have the decay that the user gave.
 _MEASURED_DECAY = 0.8
@@ -33,7 +33,7 @@ def at_every_step(state: MonitorState, step: Step, differences: bool, decay: flo
     """The noise by all sources but the batch, which is measured now and then."""
     noise = state.noise
     if step.source == "micro_grads":
-        noise = _from_stack(noise, step.micro_grads, decay, step.finite)
+        noise = _from_stack(noise, step, decay)
     elif step.source == "opt_state":
         trace, signal, count = (read(step.opt_state, n) for n in ("trace_sigma", "gradient_square", "estimates"))
         assert trace is not None and signal is not None and count is not None and step.batch_size is not None
@@ -64,17 +64,17 @@ def from_batch(noise: Noise, step: Step, parts: int) -> Noise:
     return _averaged(noise, of_batch, moments.mean_square - one / parts, _MEASURED_DECAY, jnp.isfinite(one))
 
 
-def _from_stack(noise: Noise, stack: PyTree, decay: float, finite: Array) -> Noise:
+def _from_stack(noise: Noise, step: Step, decay: float) -> Noise:
     """`k` micro-batch gradients with a leading axis."""
-    stack = widened(stack)
+    k = max([x.shape[0] for x in jax.tree.leaves(moving(step.micro_grads)) if x.ndim], default=0)
+    stack = widened(alike(step.micro_grads, step.theta, "micro_grads", (k,)))
     dtype: Any = noise.trace_c.dtype
-    k = jax.tree.leaves(stack)[0].shape[0]
     if k < 2:
         raise ValueError(f"Argument `micro_grads` must hold at least two gradients, but it holds {k}.")
     mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), stack)
     scatter = square(jax.tree.map(lambda x, m: x - m[None], stack, mean), dtype)
     trace_c = scatter / (k * (k - 1))
-    return _averaged(noise, trace_c, square(mean, dtype) - trace_c, decay, finite & jnp.isfinite(scatter))
+    return _averaged(noise, trace_c, square(mean, dtype) - trace_c, decay, step.finite & jnp.isfinite(scatter))
 
 
 def _averaged(noise: Noise, trace_c: Array, signal: Array, decay: float, new: Array) -> Noise:

@@ -44,11 +44,11 @@ def moving(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.asarray, eqx.filter(tree, eqx.is_inexact_array))
 
 
-def alike(tree: PyTree, theta: PyTree, name: str) -> PyTree:
-    """The floating arrays of `tree`, which must lie where those of the parameters do."""
+def alike(tree: PyTree, theta: PyTree, name: str, leading: tuple[int, ...] = ()) -> PyTree:
+    """The floating arrays of `tree`, which must lie where those of the parameters do, with more axes in front."""
     tree = moving(tree)
-    shapes = lambda t: [(jax.tree_util.keystr(path), x.shape) for path, x in jax.tree.leaves_with_path(t)]
-    found, expected = shapes(tree), shapes(theta)
+    shapes = lambda t, leading: [(jax.tree_util.keystr(p), leading + x.shape) for p, x in jax.tree.leaves_with_path(t)]
+    found, expected = shapes(tree, ()), shapes(theta, leading)
     if found != expected:
         raise ValueError(f"Argument `{name}` must be shaped like `params`, but it has {found} and not {expected}.")
     return jax.tree.unflatten(jax.tree.structure(theta), jax.tree.leaves(tree))

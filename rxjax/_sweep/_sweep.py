@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,8 @@ def sweep(
         given.  Under `jax.distributed` each process computes its share into one `store`, which is then required.
     - `store`: a directory for finished chunks, in zarr.  The same call goes on where an earlier one ended, however
         that was, and ends with the same numbers.  Not for two processes at once, but for those of `jax.distributed`.
-    - `seed`: give `fn` one more argument, `key`, a `jax.random` key of each point that depends on the seed and the
-        point alone.
+    - `seed`: give `fn` one more argument, `key`, a `jax.random` key of each point that depends on the seed, a whole
+        number from 0 to 2^32 - 1, and the point alone.
     - `dims`, `coords`: names for the axes of what one point returns, variable to names, and their coordinates.
     - `attributes`: what else to note in the data set, by any name but `sweep`, which is a store's own.
     - `progress`: a bar with rate and time left where there is a terminal, or a function of points done and in all.
@@ -98,6 +99,8 @@ def sweep(
     points = as_points(axes, zipped)
     if seed is not None and "key" in axes:
         raise ValueError("Argument `axes` must not name `key` where a `seed` is given, which makes it, but it does.")
+    if seed is not None and not (isinstance(seed, Integral) and 0 <= seed < 2**32):
+        raise ValueError(f"Argument `seed` must be a whole number from 0 to 2^32 - 1, but it is {seed}.")
     check_function(fn, [*points.values, *(["key"] if seed is not None else [])])
     if IDENTITY in (attributes or {}):
         raise ValueError(
