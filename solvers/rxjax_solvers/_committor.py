@@ -43,6 +43,7 @@ def committor(
     **Arguments:**
 
     - `source`, `target`: masks (sets of cells) or predicates of `theta` (edges placed where they lie, second order).
+        Derivatives by what a predicate itself reads are zero.
     - `factor`: `factorize(generator, target=(source, target))`, if you have it.
 
     **Returns:** shape `(*shape)`; values near 0 keep their relative accuracy at any temperature.

@@ -96,7 +96,8 @@ def factorize(
 
     - `generator`: `W`; not time-dependent.
     - `target`: where the process ends: a mask (a set of cells), a predicate of `theta` (whose edge is placed where it
-        lies), a sequence of them, or `None`: only absorbing sides and exits end it.
+        lies), a sequence of them, or `None`: only absorbing sides and exits end it.  Derivatives by what a predicate
+        itself reads are zero.
     - `shift`: $s \ge 0$, in 1/time; positive if nothing ends the process.
     - `method`: `Elimination()`, right to rounding at any temperature, or `Iteration()`.  If not given, elimination
         within its reach (in one dimension, up to separators of 2048 cells, up to 4096 states without a grid), but
