@@ -58,10 +58,11 @@ def test_the_identities_of_sgd_and_of_the_gauge():
 
 
 def test_the_algorithm_of_the_theory_step_by_step():
-    """The controller against a transcription in NumPy, with leap, growth, back-off and trust region."""
+    """The controller against a transcription in NumPy, with leap, growth, back-off, trust region and shortening."""
     total, steps, h = 300, 250, np.linspace(0.2, 3, 5)
     _, (_, gradients, state) = noisy_run(RATE.rate_sgd(total), 3 * np.ones(5), h, steps, noise=0.5)
     theta, xi, m, v, eta, hit = 3 * np.ones(5), np.zeros(5), 0.0, 0.0, None, False
+    average, short = None, 1.0
     for t, g in enumerate(np.asarray(gradients)):
         u, w, scale = -g, max(8, t), max(np.sqrt(np.mean(theta**2)), 1e-2) * np.sqrt(5)
         m, v = 0.9 * m - 0.1 * g @ xi, 0.9 * v + 0.1 * np.linalg.norm(g) * np.linalg.norm(xi)
@@ -72,11 +73,14 @@ def test_the_algorithm_of_the_theory_step_by_step():
             gain = np.log(10) if t == 2 else min(0.08, 2 / (t + 1)) if hit else 0.08
             eta *= np.exp(gain * np.clip(gauge + 0.5, -1, 1))
         eta = min(eta, 0.1 * scale / np.linalg.norm(u)) * (0.7 if hit and not was else 1)
-        delta = max(0, 1 - t / total) * eta * u
+        applied = max(0, 1 - t / total) * eta * short
+        delta = applied * u
+        ratio = 1.0 if average is None else np.linalg.norm(u) / average
+        average, short = np.linalg.norm(u) if average is None else average * ratio**0.1, min(1, 1 / ratio)
         theta, xi = theta + delta, (1 - 1 / w) * xi + delta
         np.testing.assert_allclose(state.gauge[t], gauge, rtol=1e-8, atol=1e-12)
         np.testing.assert_allclose(state.controlled_rate[t], eta, rtol=1e-8)
-        np.testing.assert_allclose(state.learning_rate[t], max(0, 1 - t / total) * eta, rtol=1e-8)
+        np.testing.assert_allclose(state.learning_rate[t], applied, rtol=1e-8)
         assert bool(state.phase[t]) == hit
     assert hit
 
@@ -253,6 +257,7 @@ def test_settings_out_of_range_are_refused():
         (lambda: RATE.rate_adamw(total_steps=0), "`total_steps` must be a number in"),
         (lambda: RATE.rate_control(optax.sgd(1.0), trust=-1.0), "`trust` must be"),
         (lambda: RATE.rate_control(optax.sgd(1.0), leap=0.5), "`leap` must be"),
+        (lambda: RATE.rate_control(optax.sgd(1.0), clip=0.5), "`clip` must be"),
         (lambda: RATE.rate_control(optax.sgd(1.0), decay=1.0), "`decay` must be"),
         (lambda: RATE.rate_control(optax.sgd(1.0), window=0.5), "`window` must be"),
         (lambda: RATE.rate_control(optax.sgd(1.0), 10, learning_rate=0.1), "must come without `total_steps`"),
@@ -319,7 +324,7 @@ def test_the_scalars_of_a_controller_go_by_name():
         state: Any = optimizer.update(params, optimizer.init(params), params)[1]
     controller = state.rate.controller
     assert len(jax.tree.leaves(controller)) == 2
-    assert len(controller) == len(controller._fields) == 9
+    assert len(controller) == len(controller._fields) == 11
     assert tuple(controller) == tuple(optax.tree.get(state, name) for name in controller._fields)
     assert controller[0] == controller.steps == 1
     assert controller.steps.dtype == controller.phase.dtype == jnp.int32

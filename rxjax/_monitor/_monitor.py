@@ -51,7 +51,7 @@ class Monitor(eqx.Module):
 
     **Good values:** a measurement costs some 40 gradients of the batch (`lanczos_steps` 10 and `path_points` 9), so
     `every` 500 to 1000 where the gradient is most of a step, for 4 to 9 % more.  The rest is passes over trees like the
-    parameters at every step: 15 % of a step with 1024 examples, more than the step itself with 32, on one core of a CPU
+    parameters at every step: 23 % of a step with 1024 examples, more than the step itself with 32, on one core of a CPU
     (measured in `benchmarks/optimizers_time.md`).
     **How it fails:** under `vmap` both sides of a `lax.cond` are computed, so that every step costs as much as a
     measured one; leave `loss_fn` out there.  For Adam and momentum, `rate`, `temperature`, `log_rate` and `edge` are

@@ -26,6 +26,7 @@ class Settings(NamedTuple):
     trust: ArrayLike = 0.1
     initial_step: ArrayLike = 1e-2
     leap: ArrayLike = 10.0
+    clip: ArrayLike | None = None
     scale_floor: ArrayLike = 1e-2
 
 
@@ -41,8 +42,27 @@ class Sums(NamedTuple):
 
 
 _COUNTS = ("steps", "phase")
-_NUMBERS = ("drift", "spread", "gauge", "log_rate", "temperature", "learning_rate", "controlled_rate")
+_NUMBERS = (
+    "drift",
+    "spread",
+    "gauge",
+    "log_rate",
+    "temperature",
+    "learning_rate",
+    "controlled_rate",
+    "update_length",
+    "shortening",
+)
 _KEYS = jax.tree_util.GetAttrKey("counts"), jax.tree_util.GetAttrKey("numbers")
+
+
+def _stacked(scalars: list[Array]) -> Array:
+    """Along a new last axis, by choices: XLA makes each operand of a longer concatenation in a kernel of its own."""
+    place = jnp.arange(len(scalars))
+    out = scalars[0][..., None]
+    for k, x in enumerate(scalars[1:], 1):
+        out = jnp.where(place == k, x[..., None], out)
+    return out
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -58,7 +78,9 @@ class ControllerState(tuple):
     - `log_rate`: -<g, xi> / temperature, of this step
     - `temperature`: (learning_rate / 2) |g||u|
     - `learning_rate`: the rate that multiplied the base update in this step
-    - `controlled_rate`: the same before annealing; 0 until something has moved
+    - `controlled_rate`: the same before annealing and shortening; 0 until something has moved
+    - `update_length`: geometric moving average of |u|; 0 until something has moved
+    - `shortening`: factor on the rate of the next step, 1 unless |u| was longer than its average
     - `phase`, int32: 0 growth, 1 controlled
     """
 
@@ -73,11 +95,13 @@ class ControllerState(tuple):
     temperature = property(lambda self: self._scalar("temperature"))
     learning_rate = property(lambda self: self._scalar("learning_rate"))
     controlled_rate = property(lambda self: self._scalar("controlled_rate"))
+    update_length = property(lambda self: self._scalar("update_length"))
+    shortening = property(lambda self: self._scalar("shortening"))
     phase = property(lambda self: self._scalar("phase"))
 
     def __new__(cls, **scalars: ArrayLike):
         """A state from all of its scalars, by name."""
-        pack = lambda names: jnp.stack([jnp.asarray(scalars[name]) for name in names], -1)
+        pack = lambda names: _stacked([jnp.asarray(scalars[name]) for name in names])
         return cls.tree_unflatten(None, (pack(_COUNTS), pack(_NUMBERS)))
 
     def __iter__(self):
@@ -126,10 +150,14 @@ class ControllerState(tuple):
         return tuple.__new__(cls, children)
 
 
-def make_settings(total_steps: ArrayLike | None, target: ArrayLike | None, **others: Any) -> Settings:
+def make_settings(
+    total_steps: ArrayLike | None, target: ArrayLike | None, clip: ArrayLike | None = None, **others: Any
+) -> Settings:
     """Settings with the defaults that depend on whether the horizon is known."""
     if target is None:
         target = -0.3 if total_steps is None else -0.5
+    if clip is None and total_steps is not None:
+        clip = 1.0
     if total_steps is not None:
         check_setting(total_steps, "total_steps")
         if others.get("learning_rate") is not None:
@@ -138,7 +166,9 @@ def make_settings(total_steps: ArrayLike | None, target: ArrayLike | None, **oth
                 "annealed: give a schedule of your own."
             )
     check_setting(target, "target", -float("inf"))
-    settings = Settings(target, total_steps, **others)
+    if clip is not None:
+        check_setting(clip, "clip", 1.0, closed=True)
+    settings = Settings(target, total_steps, clip=clip, **others)
     if settings.window is not None:
         check_setting(settings.window, "window", 1.0, closed=True)
     check_setting(settings.decay, "decay", 0.0, 1.0, closed=True)
@@ -188,15 +218,16 @@ def control(settings: Settings, state: ControllerState, sums: Sums) -> Controlle
     if settings.learning_rate is None:
         radius = jnp.maximum(length, jnp.asarray(settings.scale_floor).astype(dtype) * sums.size**0.5)
         rate = _next_rate(settings, state, radius, update, gauge, controlled, hit)
+        applied = rate * jnp.where(state.update_length > 0, state.shortening, 1)
     else:
         given = settings.learning_rate
-        rate = jnp.asarray(given(t) if callable(given) else given).astype(dtype)
-    applied = rate
+        rate = applied = jnp.asarray(given(t) if callable(given) else given).astype(dtype)
     if settings.total_steps is not None:
-        applied = jnp.maximum(0, 1 - steps / jnp.asarray(settings.total_steps).astype(dtype)) * rate
+        applied = jnp.maximum(0, 1 - steps / jnp.asarray(settings.total_steps).astype(dtype)) * applied
     temperature = applied / 2 * gradient * update
     moving = temperature > 0
     log_rate = jnp.where(moving, work / jnp.where(moving, temperature, 1), 0)
+    average, shortening = _smoothed(update, state.update_length, decay, settings.clip)
     phase = jnp.where(hit, CONTROLLED, GROWTH).astype(jnp.int32)
     counted = jnp.where(t < jnp.iinfo(jnp.int32).max, t + 1, t)
     return ControllerState(
@@ -208,8 +239,24 @@ def control(settings: Settings, state: ControllerState, sums: Sums) -> Controlle
         temperature=temperature,
         learning_rate=applied,
         controlled_rate=rate,
+        update_length=average,
+        shortening=shortening,
         phase=phase,
     )
+
+
+def _smoothed(update: Array, length: Array, decay: Array, clip: ArrayLike | None) -> tuple[Array, Array]:
+    """The geometric moving average of |u|, and by what the next step is shortened where |u| was longer than that.
+
+    The next one, not this one: a factor that depends on this step's noise would move the place where steps cancel.
+    """
+    known = (update > 0) & (length > 0)
+    # By ratios, so that a loss times a power of two changes no bit.
+    ratio = jnp.where(known, update, 1) / jnp.where(known, length, 1)
+    average = jnp.where(known, length * ratio ** (1 - decay), jnp.where(update > 0, update, length))
+    if clip is None:
+        return average, jnp.ones_like(average)
+    return average, jnp.minimum(1, jnp.asarray(clip).astype(ratio.dtype) / ratio)
 
 
 def _next_rate(

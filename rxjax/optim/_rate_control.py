@@ -32,6 +32,7 @@ def rate_control(
     trust: ArrayLike = 0.1,
     initial_step: ArrayLike = 1e-2,
     leap: ArrayLike = 10.0,
+    clip: ArrayLike | None = None,
     scale_floor: ArrayLike = 1e-2,
     recompute: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -47,6 +48,7 @@ def rate_control(
     with $\kappa = .08$ in the growth phase and $\min(.08, 2/(t+1))$ after it, where $\eta$ is also cut to 0.7 once.
     The first two steps are a hundredth of the parameters' length, and at the third $\kappa = \log 10$: a loss that
     still falls along them lets $\eta$ leap tenfold, one that does not, as where weights are trained on, holds it back.
+    After an update longer than the average of those before, the next step is shortened in proportion (`clip`).
 
     **Arguments:**
 
@@ -98,6 +100,7 @@ def rate_control(
         trust=trust,
         initial_step=initial_step,
         leap=leap,
+        clip=clip,
         scale_floor=scale_floor,
         flip_sign=False,
     )

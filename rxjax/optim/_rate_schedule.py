@@ -73,6 +73,7 @@ class RateSchedule:
         trust: ArrayLike = 0.1,
         initial_step: ArrayLike = 1e-2,
         leap: ArrayLike = 10.0,
+        clip: ArrayLike | None = None,
         scale_floor: ArrayLike = 1e-2,
     ):
         check_floating(params, "params")
@@ -88,6 +89,7 @@ class RateSchedule:
             trust=trust,
             initial_step=initial_step,
             leap=leap,
+            clip=clip,
             scale_floor=scale_floor,
         )
 

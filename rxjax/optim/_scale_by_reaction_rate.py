@@ -32,6 +32,7 @@ def scale_by_reaction_rate(
     trust: ArrayLike = 0.1,
     initial_step: ArrayLike = 1e-2,
     leap: ArrayLike = 10.0,
+    clip: ArrayLike | None = None,
     scale_floor: ArrayLike = 1e-2,
     flip_sign: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
@@ -55,8 +56,10 @@ def scale_by_reaction_rate(
     - `target`: of the gauge; -0.5, or -0.3 without `total_steps`.
     - `learning_rate`: a number or a schedule: measure only, do not control.  Then without `total_steps`.
     - `window`: $w \geq 1$; as long as the run so far, and 8 at least, if not given.
-    - `decay`: of the two moving averages; 0 turns them off.
+    - `decay`: of the moving averages; 0 turns them off.
     - `leap`: what the third step may multiply or divide $\eta$ by, as the gauge says; 1 turns that off.
+    - `clip`: the step after an update longer than `clip` times the geometric moving average of $|u|$ is shortened in
+      proportion.  1 with `total_steps`, without it none is, nor ever with `learning_rate`; 1e9 turns it off.
     - `growth`, `backoff`: largest change of $\log\eta$ in later steps, and the factor on $\eta$ at the end of the
       growth phase, which is the first step after the fifth with a negative gauge.
     - `trust`, `initial_step`: length of the longest and of the first step, relative to that of the parameters, which
@@ -97,6 +100,7 @@ def scale_by_reaction_rate(
         trust=trust,
         initial_step=initial_step,
         leap=leap,
+        clip=clip,
         scale_floor=scale_floor,
     )
 
