@@ -99,8 +99,10 @@ def _transitions(generator, source, target, factor, law) -> tuple[Array, Array, 
 
 def _density(generator: AbstractGenerator, law: Array) -> Array:
     """`law` if it is a density; one that was not found is not finite, and so is what is asked of it."""
-    faults = [((seen(law) < 0).any(), "is negative"), (seen(abs(generator.mass(law) - 1) > 1e-3), "has another mass")]
-    return require(law, "law", "be non-negative, of mass 1 within 1e-3", faults, "Pass `stationary(generator)`.")
+    # Densities of Krylov methods are negative here and there, within their error.
+    below, mass = generator.mass(jnp.minimum(law, 0)), generator.mass(law)
+    faults = [(seen(below < -1e-3), "is negative"), (seen(abs(mass - 1) > 1e-3), "has another mass")]
+    return require(law, "law", "be non-negative and of mass 1, within 1e-3", faults, "Pass `stationary(generator)`.")
 
 
 @compiled
