@@ -102,7 +102,7 @@ def _density(generator: AbstractGenerator, law: Array) -> Array:
     # Densities of Krylov methods are negative here and there, within their error.
     below, mass = generator.mass(jnp.minimum(law, 0)), generator.mass(law)
     faults = [(seen(below < -1e-3), "is negative"), (seen(abs(mass - 1) > 1e-3), "has another mass")]
-    return require(law, "law", "be non-negative and of mass 1, within 1e-3", faults, "Pass `stationary(generator)`.")
+    return require(law, "law", "be non-negative and of mass 1 within 1e-3", faults, "Pass `stationary(generator)`.")
 
 
 @compiled
