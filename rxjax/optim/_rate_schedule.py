@@ -26,7 +26,7 @@ class RateSchedule:
     The optimizer stays as it is; its learning rate becomes this object.  A schedule sees neither gradients nor
     parameters, so that `update` must be given two things more: `grad`, the gradient of this step, and `update`, the
     updates that the PREVIOUS call returned (zeros before the first).  The length of the base update, which
-    [`rate_control`][] knows before it steps, is taken from the previous step here, so that a step is shortened one later
+    [`rate_control`][] knows before it steps, is taken from the previous step here, and steps are shortened one later
     too.  The first step is a probe, no longer than the first step of [`rate_control`][] for SGD and for Adam, and the
     second one starts the rate.
 
