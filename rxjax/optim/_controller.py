@@ -57,7 +57,7 @@ _KEYS = jax.tree_util.GetAttrKey("counts"), jax.tree_util.GetAttrKey("numbers")
 
 
 def _stacked(scalars: list[Array]) -> Array:
-    """Along a new last axis, by choices: XLA makes each operand of a longer concatenation in a kernel of its own."""
+    """Along a new last axis, by choices: of more than eight to concatenate XLA makes each in a kernel of its own."""
     place = jnp.arange(len(scalars))
     out = scalars[0][..., None]
     for k, x in enumerate(scalars[1:], 1):
