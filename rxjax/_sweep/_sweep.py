@@ -77,9 +77,9 @@ def sweep(
     **How it fails:** points are compiled as one program, so a loop takes as long for all as for the slowest point of a
     chunk: sort axes so that neighbours take about as long.
 
-    **Raises:** `ValueError` for axes, names or a memory that do not fit, and for the store of another sweep, with the
-    first difference; `RuntimeError` for a store that another process is writing; `OSError` for a full or read-only
-    disk.  What was finished can be read in every case.
+    **Raises:** `ValueError` for axes, names, a seed or a memory that do not fit, and for the store of another sweep,
+    with the first difference; `RuntimeError` for a store that another process is writing; `OSError` for a full or
+    read-only disk.  What was finished can be read in every case.
 
     !!! example
 

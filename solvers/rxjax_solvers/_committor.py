@@ -88,10 +88,6 @@ def _from_source(generator: AbstractGenerator, ends: _Ends, law: Array) -> Array
 
 
 def _transitions(generator, source, target, factor, law) -> tuple[Array, Array, RESULTS]:
-    if law is not None and jnp.shape(law) != generator.shape:
-        raise ValueError(
-            f"Argument `law` must have the generator's shape {generator.shape}, but it has shape {jnp.shape(law)}."
-        )
     ends = _ends(generator, source, target, factor)
     law, result = stationary_law(generator) if law is None else (_density(generator, law), RESULTS.successful)
     return _reaction(generator, ends, law, result)
@@ -99,6 +95,10 @@ def _transitions(generator, source, target, factor, law) -> tuple[Array, Array, 
 
 def _density(generator: AbstractGenerator, law: Array) -> Array:
     """`law` if it is a density; one that was not found is not finite, and so is what is asked of it."""
+    if jnp.shape(law) != generator.shape:
+        raise ValueError(
+            f"Argument `law` must have the generator's shape {generator.shape}, but it has shape {jnp.shape(law)}."
+        )
     # Densities of Krylov methods are negative here and there, within their error.
     below, mass = generator.mass(jnp.minimum(law, 0)), generator.mass(law)
     faults = [(seen(below < -1e-3), "is negative"), (seen(abs(mass - 1) > 1e-3), "has another mass")]
@@ -128,6 +128,9 @@ def reactive_flux(
 
     Each is counted once, when it enters the target after it last left the source; for reversible and driven processes
     alike.  Arguments as in `committor`, and `law`: `stationary(generator)`, if you have it.
+
+    **Raises:** `ValueError` for a `law` of another shape, or negative or of another mass than 1 by
+    more than 1e-3.
 
     !!! example
 

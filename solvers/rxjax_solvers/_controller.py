@@ -28,6 +28,8 @@ class DensityController(diffrax.AbstractAdaptiveStepSizeController[Any, Any]):
     **Good values:** `rtol=1e-3`, `atol=1e-5` (the defaults of `solve`) keep the error of `Strang()`, whose result is an
     order better than its estimate, below 1e-6; `rtol=0` for strictly absolute control.  In float32 `atol` below 1e-5 is
     lost in rounding.
+
+    **Raises:** `ValueError` for a tolerance that is negative or not finite.
     """
 
     rtol: Shaped[Array, ""]
