@@ -274,8 +274,15 @@ def test_losses_in_large_or_small_units(float32):
     assert float(errors[0]) == pytest.approx(float(errors[1]), rel=1e-4) and errors[0] > 0
     lost = measured(jnp.float32(np.nan))[1]
     assert all(np.isnan(e.value) and np.isnan(e.standard_error) for e in lost)
-    # Its curvatures are 1e25: the squares of Lanczos' method are out of range, which was taken for the end of a space.
-    assert np.isnan(M.lambda_max(loss(jnp.float32(1e25)), params, data).value)
+    # The squares of the curvatures are out of range, which was taken for the end of Lanczos' space.
+    curved = jax.jit(lambda s: (M.lambda_max(loss(s), params, data), M.spectrum(loss(s), params, data, 2)))
+    top, outer = curved(jnp.float32(1))
+    assert float(top.error) < 1e-4 * float(top.value)
+    for scale in (1e-30, 1e-20, 1e-19, 1e19, 1e25):
+        found, both = curved(jnp.float32(scale))
+        np.testing.assert_allclose(np.float64(found.value) / scale, top.value, rtol=1e-5)
+        np.testing.assert_allclose(np.float64(both.values) / scale, outer.values, rtol=1e-5)
+        assert np.all(both.known) and float(found.error) < 1e-4 * float(found.value)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.8])

@@ -59,8 +59,8 @@ def lambda_max(
 
     ```
 
-    Source: Lanczos (1950), by `matfree`; Cohen et al., "Gradient descent on neural networks typically occurs at the
-    edge of stability" (2021).
+    Source: Lanczos (1950); Cohen et al., "Gradient descent on neural networks typically occurs at the edge of
+    stability" (2021).
     """
     if steps < 1:
         raise ValueError(f"Argument `steps` must be at least 1, but it is {steps}.")

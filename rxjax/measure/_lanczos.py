@@ -1,12 +1,12 @@
 """Lanczos' method for a symmetric operator, cut off where the Krylov space ends."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
-from matfree import decomp
 
 from ..landscapes._trees import norm
 
@@ -14,7 +14,7 @@ from ..landscapes._trees import norm
 class Ritz(NamedTuple):
     """Ritz pairs of `m` steps, ascending; those of a space that ended earlier come after entries that mean nothing.
 
-    All are NaN where the operator, or the square of a product, is not finite.
+    All are NaN where the operator is not finite.
     """
 
     values: Float[Array, "m"]
@@ -26,14 +26,8 @@ class Ritz(NamedTuple):
 
 def ritz_pairs(product: Callable, start: Float[Array, "d"], steps: int) -> Ritz:
     """`steps` products (at most `d`) from `start`, with full reorthogonalisation."""
-    run = decomp.hessenberg(min(steps, start.size), reortho="full", custom_vjp=False)
-    length = norm(start)
-    found = run(product, start / jnp.where(length > 0, length, 1))
-    small = jnp.asarray(found.J_small)
-    # Below the diagonal stand the residuals; its mean with the one above, `tridiag_sym`, hides that one vanished.
-    diagonal, beside = jnp.diagonal(small), jnp.diagonal(small, -1)
-    below = jnp.concatenate([beside, jnp.sqrt(jnp.sum(found.residual**2))[None]])
-    # A first product, or its square, that is not finite leaves nothing.
+    basis, diagonal, below = _krylov(product, start, min(steps, start.size))
+    # A first product that is not finite leaves nothing.
     lost = ~jnp.isfinite(diagonal[0] + below[0])
     # A residual of zero ends the iteration early: what follows it is normalised rounding, or NaN, and is cut off.
     below = jnp.where(jnp.isfinite(below), below, 0)
@@ -44,11 +38,34 @@ def ritz_pairs(product: Callable, start: Float[Array, "d"], steps: int) -> Ritz:
     # What is cut off gets values of its own below all Ritz values, which lie within three times the scale.
     apart = jnp.linspace(4, 5, alive.size, dtype=below.dtype)
     kept = jnp.where(alive, diagonal, -apart * scale[end])
-    between = jnp.where(alive[1:], beside, 0)
+    between = jnp.where(alive[1:], below[:-1], 0)
     values, vectors = jnp.linalg.eigh(jnp.diag(kept) + jnp.diag(between, 1) + jnp.diag(between, -1))
     known = jnp.arange(alive.size) >= alive.size - 1 - end
-    basis = jnp.where(alive[:, None], jnp.asarray(found.Q_tall), 0)
-    # No product is better than rounding.
-    errors = below[end] * jnp.abs(vectors[end]) + jnp.finfo(below.dtype).eps * scale[end]
+    basis = jnp.where(alive[:, None], basis, 0)
+    # No product is better than rounding, nor than the smallest number.
+    limits = jnp.finfo(below.dtype)
+    errors = below[end] * jnp.abs(vectors[end]) + jnp.maximum(limits.eps * scale[end], limits.tiny)
     values, errors = jnp.where(lost, jnp.nan, values), jnp.where(lost, jnp.nan, errors)
     return Ritz(values, vectors, errors, known | lost, basis)
+
+
+def _krylov(product: Callable, start: Array, m: int) -> tuple[Array, Array, Array]:
+    """Orthonormal rows `(m, d)`, the products along themselves `(m,)` and the norms of what is new in each `(m,)`.
+
+    The norms are told apart from zero and infinity where the squares are not.
+    """
+    exact = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+    def step(i, carry):
+        basis, diagonal, below, v, length = carry
+        basis = basis.at[i].set(v / length)
+        v = product(basis[i])
+        along = exact(basis, v)
+        v = v - exact(along, basis)
+        v = v - exact(exact(basis, v), basis)
+        length = norm(v)
+        return basis, diagonal.at[i].set(along[i]), below.at[i].set(length), v, length
+
+    length, none = norm(start), jnp.zeros(m, start.dtype)
+    begin = jnp.zeros((m, start.size), start.dtype), none, none, start, jnp.where(length > 0, length, 1)
+    return jax.lax.fori_loop(0, m, step, begin)[:3]

@@ -76,8 +76,8 @@ def spectrum(
 
     ```
 
-    Source: Lanczos (1950), by `matfree`; Ghorbani et al., "An investigation into neural net optimization via Hessian
-    eigenvalue density" (2019).
+    Source: Lanczos (1950); Ghorbani et al., "An investigation into neural net optimization via Hessian eigenvalue
+    density" (2019).
     """
     one_of(which, "which", ("largest", "smallest", "magnitude"))
     steps = 2 * k + 20 if steps is None else steps
