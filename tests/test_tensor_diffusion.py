@@ -113,6 +113,41 @@ def test_entropy_production_of_a_linear_drift():
     assert abs(produced(balanced, 40)[0]) < 1e-12
 
 
+def test_reflecting_sides_of_three_axes():
+    """The slope across a side changes how the other two axes hang together: `k'(D - D_.z D_z./D_zz)k` of a wave.
+
+    With a drift `D F` or a potential the law is `exp(F.x)`, and no rate is negative, beside edges and corners too.
+    """
+    # Beside a side along z the first two axes hang together the other way.
+    tensor = jnp.array([[1.0, 0.05, 0.3], [0.05, 0.8, 0.35], [0.3, 0.35, 0.7]])
+    flat = tensor[:2, :2] - jnp.outer(tensor[:2, 2], tensor[:2, 2]) / tensor[2, 2]
+
+    @jax.jit
+    def values():
+        wrong = []
+        for n in (8, 16):
+            grid = rxs.Grid(0, 2 * jnp.pi, (n, n, n), boundary=["periodic", "periodic", "reflecting"])
+            W = rxs.FokkerPlanck(jnp.zeros(3), tensor, grid)
+            for k in (jnp.array([1.0, 1.0]), jnp.array([1.0, -1.0])):
+                u = jnp.cos(grid.points[..., :2] @ k - grid.points[..., 2] * (tensor[2, :2] @ k) / tensor[2, 2])
+                wrong.append(-jnp.sum(u * W.adjoint(u)) / jnp.sum(u**2) - k @ flat @ k)
+        box, force = rxs.Grid(0, jnp.array([1.0, 1.2, 0.9]), (3, 4, 3)), jnp.array([1.0, -0.7, 0.5])
+        law = jnp.exp(box.points @ force)
+        pair = [
+            rxs.FokkerPlanck(tensor @ force, tensor, box),
+            rxs.FokkerPlanck.from_potential(lambda x: -(force @ x), box, 1.0, tensor),
+        ]
+        return jnp.array(wrong).reshape(2, 2), [(W.apply(law) / W.outflow(), W.as_matrix()) for W in pair]
+
+    with rxs.checks_off():
+        (coarse, fine), ((a, driven), (b, potential)) = values()
+    orders = np.log2(np.abs(coarse) / np.abs(fine))
+    assert np.all((1.7 < orders) & (orders < 2.6)), (coarse, fine)
+    np.testing.assert_allclose([a, b], 0, atol=1e-13)
+    np.testing.assert_allclose(driven, potential, rtol=1e-10, atol=1e-10)
+    assert np.min(driven - np.diag(np.diag(driven))) >= 0
+
+
 def test_a_drift_that_is_infinite_on_a_reflecting_side():
     """Hops across it are rejected, and what they would carry is not asked for."""
     grid = rxs.Grid(jnp.zeros(2), jnp.ones(2), (4, 5))

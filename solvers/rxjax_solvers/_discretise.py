@@ -46,13 +46,15 @@ Diagonal = tuple[tuple[int, int], int]
 
 
 def _diagonals_of(diffusion: Any, grid: Grid) -> Iterator[Diagonal]:
-    """Those that a tensor may need: one or none of two axes where the sign of `D_ij` is known."""
+    """Those that a tensor may need: where signs are known that of `D_ij`, and what `D_ik D_kj` make of it by a wall."""
     for axes in itertools.combinations(range(grid.dim), 2):
         if callable(diffusion) or is_traced(diffusion):
             yield from ((axes, 1), (axes, -1))
         else:
-            entry = np.sign(np.asarray(diffusion)[axes])
-            yield from [(axes, int(entry))] if entry else []
+            known = np.sign(np.asarray(diffusion))
+            walls = [k for k, sides in enumerate(grid.boundary) if k not in axes and "reflecting" in sides]
+            signs = {int(known[axes]), *(-int(known[axes[0], k] * known[k, axes[1]]) for k in walls)}
+            yield from ((axes, sign) for sign in (1, -1) if sign in signs)
 
 
 def _table(fn: Any, grid: Grid, places: Sequence[Place], name: str, allowed: list, check: Callable) -> Table:

@@ -56,7 +56,7 @@ class Fields(eqx.Module):
     def _read(self, coefficient: Array | Table, place: Place) -> Array:
         if isinstance(coefficient, Table):
             return coefficient.at(self.grid, place)
-        return coefficient.reshape((1,) * self.grid.dim + coefficient.shape)
+        return self._everywhere(coefficient)
 
     def _diffusion(self, place: Place) -> Array:
         if place[0] == "cells" and len(place) == 2 and isinstance(self.diffusion, Table):
@@ -69,40 +69,43 @@ class Fields(eqx.Module):
         value = self._diffusion(place)
         if self.is_tensor:
             # Below zero by rounding at most: that has been checked.
-            value = jnp.maximum(along_axis(value, self.grid.spacing, axis) + self._by_the_walls(value, axis), 0)
+            value = jnp.maximum(along_axis(self._by_the_walls(value, (axis,)), self.grid.spacing, axis), 0)
         elif self.shape:
             value = value[..., axis]
         return jnp.broadcast_to(value, extent(self.grid, place))
 
-    def _walls(self, axis: int) -> list[tuple[int, Array]]:
-        """For each other axis the share of a cell, one half, that lies between its centre and a reflecting side."""
+    def _walls(self, axes: tuple[int, ...]) -> list[tuple[int, Array]]:
+        """For each other axis the share of a cell, one half, that lies between its centre and a reflecting side.
+
+        Beside one axis with that in front, beside two in the grid's order.
+        """
         out = []
         for other, sides in enumerate(self.grid.boundary):
-            if other != axis and "reflecting" in sides:
+            if other not in axes and "reflecting" in sides:
                 share = np.zeros(self.grid.shape[other])
                 for k, side in zip((0, -1), sides, strict=True):
                     share[k] = 0.5 * (side == "reflecting")
-                at = other + 1 if other < axis else other
+                at = other + 1 if len(axes) == 1 and other < axes[0] else other
                 place = [-1 if k == at else 1 for k in range(self.grid.dim)]
                 out.append((other, jnp.asarray(share, self.grid.lower.dtype).reshape(place)))
         return out
 
-    def _by_the_walls(self, tensor: Array, axis: int) -> Array:
-        """What stands in, along a reflecting side, for the hops that it rejects.
+    def _by_the_walls(self, tensor: Array, axes: tuple[int, ...]) -> Array:
+        """A tensor without what does not flow beside the reflecting sides of other axes, and without hops they reject.
 
-        Nothing flows through the side, so the slope across it follows from that along it, and in the half cell beside
-        it `D_jj - D_ij^2/D_ii` is left of the tensor, more than the hops along the axis `j` carry.
+        Nothing flows through a side `j`, so the slope across it follows from that along it, and in the half cell beside
+        it `D_ik - D_ij D_jk/D_jj` is left of the tensor, which asks no more of the cells than the tensor does.
         """
-        h, total = self.grid.spacing, jnp.zeros((), tensor.dtype)
-        for other, share in self._walls(axis):
-            across, normal = tensor[..., axis, other], tensor[..., other, other]
-            rest = across**2 / jnp.where(normal > 0, normal, 1)
-            total = total + share * (jnp.abs(across) * h[axis] / h[other] - rest)
-        return total
+        less = jnp.zeros((), tensor.dtype)
+        for other, share in self._walls(axes):
+            across, normal = tensor[..., other], tensor[..., other, other]
+            scaled = across / jnp.where(normal > 0, normal, 1)[..., None]
+            less = less + share[..., None, None] * scaled[..., :, None] * across[..., None, :]
+        return tensor - less
 
     def across(self, place: Place, axes: tuple[int, int], sign: int) -> Array:
         """Rate of the hops along a diagonal."""
-        rate = along_diagonal(self._diffusion(place), self.grid.spacing, axes, sign)
+        rate = along_diagonal(self._by_the_walls(self._diffusion(place), axes), self.grid.spacing, axes, sign)
         return jnp.broadcast_to(rate, self.grid.shape)
 
     @property
@@ -124,7 +127,7 @@ class Fields(eqx.Module):
         tensor = self._diffusion(place)
         force, rest = shared_out(tensor, drift)
         total = self.along(place) * force[..., axis] + rest[..., axis]
-        for other, share in self._walls(axis):
+        for other, share in self._walls((axis,)):
             across, normal = tensor[..., axis, other], tensor[..., other, other]
             total = total - share * across / jnp.where(normal > 0, normal, 1) * rest[..., other]
         return total
@@ -140,15 +143,18 @@ class Fields(eqx.Module):
         """Of the hops along an axis."""
         mobility: Any = self.mobility
         if mobility.ndim == 2:
-            tensor = mobility.reshape((1,) * self.grid.dim + mobility.shape)
-            return along_axis(tensor, self.grid.spacing, axis) + self._by_the_walls(tensor, axis)
+            return along_axis(self._by_the_walls(self._everywhere(mobility), (axis,)), self.grid.spacing, axis)
         return mobility[axis] if mobility.ndim else mobility
 
     def mobility_across(self, axes: tuple[int, int], sign: int) -> Array:
         """Of the hops along a diagonal, in units of their rate."""
         if self.mobility is None or self.mobility.ndim < 2:
             return jnp.zeros((), self.grid.lower.dtype)
-        return along_diagonal(self.mobility, self.grid.spacing, axes, sign)
+        return along_diagonal(self._by_the_walls(self._everywhere(self.mobility), axes), self.grid.spacing, axes, sign)
+
+    def _everywhere(self, value: Array) -> Array:
+        """A constant, of one cell along each axis."""
+        return value.reshape((1,) * self.grid.dim + value.shape)
 
 
 def extent(grid: Grid, place: Place) -> tuple[int, ...]:
