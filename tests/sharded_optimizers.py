@@ -81,15 +81,17 @@ def watched(params, batch):
 draw = np.random.default_rng(0).standard_normal
 network, batch = {"a": draw((4, 16)), "b": draw(16)}, draw((64, 4))
 network, batch = jax.tree.map(lambda x: x.astype(np.float32), (network, batch))
-alone = compiled(watched)(*jax.tree.map(jnp.asarray, (network, batch)))
+# Eight examples on each device, a whole micro-batch's worth, and five.
+both = compiled(lambda params, batch: [watched(params, batch), watched(params, batch[:40])])
+alone = both(*jax.tree.map(jnp.asarray, (network, batch)))
 with jax.set_mesh(mesh):
     put = lambda x, *spec: jax.device_put(x, jax.NamedSharding(mesh, jax.P(*spec)))
     whole, spread = jax.tree.map(put, network), {"a": put(network["a"], None, "x"), "b": put(network["b"], "x")}
-    divided = compiled(lambda *both: [watched(params, both[-1]) for params in both[:-1]])(
-        whole, spread, put(batch, "x")
+    divided = compiled(lambda *all: [watched(*all[:2]), watched(*all[2:])])(
+        whole, put(batch, "x"), spread, put(batch[:40], "x")
     )
-for found in divided:
-    assert found.keys() == alone.keys() and len(found) > 30
-    for name, value in alone.items():
+for found, one in zip(divided, alone, strict=True):
+    assert found.keys() == one.keys() and len(found) > 30
+    for name, value in one.items():
         np.testing.assert_allclose(np.asarray(found[name]), np.asarray(value), rtol=1e-4, atol=1e-6, err_msg=name)
 print("monitor")

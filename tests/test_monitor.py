@@ -297,8 +297,14 @@ def test_live_table_page_and_refusals(tmp_path):
 
     x = jnp.ones(2)
     state = rx.Monitor().init(x)
+    see = lambda x, state=state, **more: rx.Monitor().update(state, params=x, grads=x, updates=x, **more)
     cases = [
-        (lambda: rx.Monitor(every=1), "`every` must be at least 2"),
+        (lambda: rx.Monitor(every=1), "`every` must be a whole number of at least 2"),
+        (lambda: see(x, loss=x), r"`loss` must be one number, but it has shape \(2,\)"),
+        (lambda: see(x, learning_rate=x), r"`learning_rate` must be one number, but it has shape \(2,\)"),
+        (lambda: see({"w": x, "b": x}), r"`state` must be shaped like `params`, but it has \[\(''.* and not .*'w'"),
+        (lambda: see(x.astype(jnp.float32)), "`state` must be shaped like `params`, .*float64.* and not .*float32"),
+        (lambda: see(x, rx.Monitor(differences=False).init(x)), r"`state` must be .* it has \[\] and not"),
         (lambda: rx.Monitor(batch_size=0), "`batch_size` must be a number in"),
         (lambda: rx.Monitor(number_format="bfloat17"), "`number_format` must be one of"),
         (lambda: rx.Monitor().update(state, params=x, grads=jnp.ones(3), updates=x), "`grads` must be shaped like"),

@@ -17,7 +17,7 @@ from ._gauges import gauged
 from ._measured import measured
 from ._metrics import metrics
 from ._state import MonitorState, initial
-from ._step import Step, alike, examples, moving
+from ._step import Step, alike, examples, moving, number
 
 
 class Monitor(eqx.Module):
@@ -109,8 +109,9 @@ class Monitor(eqx.Module):
                 check_setting(x, name, 1.0, closed=True)
         least = {"every": 2, "lanczos_steps": 1, "path_points": 2, "micro_batches": 2}
         for name, value in zip(least, (every, lanczos_steps, path_points, micro_batches), strict=True):
-            if value < least[name]:
-                raise ValueError(f"Argument `{name}` must be at least {least[name]}, but it is {value}.")
+            if value < least[name] or value % 1:
+                must = f"be a whole number of at least {least[name]}"
+                raise ValueError(f"Argument `{name}` must {must}, but it is {value}.")
         check_setting(decay, "decay", 0.0, 1.0, closed=True)
         if number_format is not None:
             resolve(number_format, "number_format")
@@ -163,6 +164,9 @@ class Monitor(eqx.Module):
         """
         del extra_args
         theta = moving(params)
+        alike(state.snapshot, theta, "state", dtypes=True)
+        if self.differences:
+            alike(state.previous, theta, "state")
         g, u = widened(alike(grads, theta, "grads")), widened(alike(updates, theta, "updates"))
         dtype: Any = state.gauges.drift.dtype
         xi = state.displacement
@@ -189,9 +193,9 @@ class Monitor(eqx.Module):
             source=source,
             finite=finite,
             due=finite & (state.gauges.steps % self.every == 0),
-            loss=loss,
+            loss=number(loss, "loss"),
             opt_state=opt_state,
-            learning_rate=learning_rate,
+            learning_rate=number(learning_rate, "learning_rate"),
             loss_fn=loss_fn,
             batch=batch,
             micro_grads=micro_grads,

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..measure._curvature import sharded
 from ..measure._gradient_noise import micro_gradients, moments_of
-from ..optim._wide import square, widened
+from ..optim._wide import is_sharded, square, widened
 from ._state import MonitorState, Noise
 from ._step import Step, alike, examples, moving, read
 
@@ -57,7 +58,13 @@ def from_batch(noise: Noise, step: Step, parts: int) -> Noise:
     assert count is not None and step.loss_fn is not None
     parts = min(parts, count)
     size = count // parts
-    deal = lambda x: jnp.swapaxes(x[: size * parts].reshape(size, parts, *x.shape[1:]), 0, 1)
+
+    def deal(x: Array) -> Array:
+        # Shares that do not go into micro-batches evenly cannot be dealt out where they lie.
+        if is_sharded(x) and jax.typeof(x).sharding.shard_shape(x.shape)[0] % parts:
+            x = sharded(x, None)
+        return jnp.swapaxes(x[: size * parts].reshape(size, parts, *x.shape[1:]), 0, 1)
+
     moments = moments_of(micro_gradients(step.loss_fn, step.params, jax.tree.map(deal, step.batch)))
     one = jnp.sum(moments.squares) / (parts - 1)  # the trace, of the gradient of a micro-batch
     of_batch = one * (size / count)

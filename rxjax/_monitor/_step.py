@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, PyTree
 
+from .._arrays import real_array
 from ..optim._controller import Sums
 
 
@@ -25,9 +26,9 @@ class Step(NamedTuple):
     successive: list[Array]  # where that is "differences": <gradient, previous gradient> and their squared distance
     finite: Array  # shape=(), dtype=bool
     due: Array  # shape=(), dtype=bool: a measurement is to be made
-    loss: ArrayLike | None
+    loss: Array | None
     opt_state: Any
-    learning_rate: ArrayLike | None
+    learning_rate: Array | None
     loss_fn: Callable | None
     batch: PyTree | None
     micro_grads: PyTree | None
@@ -44,14 +45,26 @@ def moving(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.asarray, eqx.filter(tree, eqx.is_inexact_array))
 
 
-def alike(tree: PyTree, theta: PyTree, name: str, leading: tuple[int, ...] = ()) -> PyTree:
+def alike(tree: PyTree, theta: PyTree, name: str, leading: tuple[int, ...] = (), dtypes: bool = False) -> PyTree:
     """The floating arrays of `tree`, which must lie where those of the parameters do, with more axes in front."""
     tree = moving(tree)
-    shapes = lambda t, leading: [(jax.tree_util.keystr(p), leading + x.shape) for p, x in jax.tree.leaves_with_path(t)]
-    found, expected = shapes(tree, ()), shapes(theta, leading)
+    kind = lambda x, leading: (*leading, *x.shape, *([x.dtype.name] if dtypes else []))
+    kinds = lambda t, leading: [(jax.tree_util.keystr(p), kind(x, leading)) for p, x in jax.tree.leaves_with_path(t)]
+    found, expected = kinds(tree, ()), kinds(theta, leading)
     if found != expected:
-        raise ValueError(f"Argument `{name}` must be shaped like `params`, but it has {found} and not {expected}.")
+        other, lacking = ([x for x in a if x not in b] for a, b in ((found, expected), (expected, found)))
+        raise ValueError(f"Argument `{name}` must be shaped like `params`, but it has {other} and not {lacking}.")
     return jax.tree.unflatten(jax.tree.structure(theta), jax.tree.leaves(tree))
+
+
+def number(x: ArrayLike | None, name: str) -> Array | None:
+    """`x`, if it is given, as one real number."""
+    if x is None:
+        return None
+    x = real_array(x, name)
+    if x.ndim:
+        raise ValueError(f"Argument `{name}` must be one number, but it has shape {x.shape}.")
+    return x
 
 
 def examples(batch: PyTree | None) -> int | None:

@@ -73,15 +73,15 @@ def _flattened(moved: PyTree) -> tuple[Array, Callable, Callable]:
 
     Under explicit sharding flat vectors are whole on every device, and the way back spreads them as the tree is.
     """
-    wide = jax.tree.map(lambda x: _sharded(x.astype(summation_dtype(x.dtype)), None), moved)
+    wide = jax.tree.map(lambda x: sharded(x.astype(summation_dtype(x.dtype)), None), moved)
     # Leaves of several dtypes are raveled into the widest.
     origin, unravel = ravel_pytree(wide)
-    narrow = lambda v: jax.tree.map(lambda x, p: _sharded(x.astype(p.dtype), p), unravel(v), moved)
-    flat = lambda tree: ravel_pytree(jax.tree.map(lambda x: _sharded(x.astype(origin.dtype), None), tree))[0]
+    narrow = lambda v: jax.tree.map(lambda x, p: sharded(x.astype(p.dtype), p), unravel(v), moved)
+    flat = lambda tree: ravel_pytree(jax.tree.map(lambda x: sharded(x.astype(origin.dtype), None), tree))[0]
     return origin, narrow, flat
 
 
-def _sharded(x: Array, like: Array | None) -> Array:
+def sharded(x: Array, like: Array | None) -> Array:
     """`x` with the explicit sharding of another array of its shape, or whole on every device."""
     if not is_sharded(x) and (like is None or not is_sharded(like)):
         return x
