@@ -45,8 +45,8 @@ def test_gradient_noise_against_the_textbook(route):
     data = jnp.asarray(x)
     size = 1 if route == "per_example" else 4
     units = x.reshape(-1, size, 6).mean(1)
-    more = {"route": route, "chunk_size": 7, "diagonal": True, "rank": 2}
-    more |= {} if size == 1 else {"micro_batch_size": size}
+    more = {"route": route, "diagonal": True, "rank": 2}
+    more |= {"chunk_size": 7} if size == 1 else {"micro_batch_size": size}
     more["directions"] = [{"w": jnp.asarray(v), "steps": 0} for v in np.eye(6)[:3] + 0.1]
     found = M.gradient_noise(linear, params, data, **more)
     assert found.diagonal is not None
@@ -334,7 +334,7 @@ def test_refusals():
             "`loss_fn` must return one number.* \\(1,\\)",
         ),
         (lambda: M.lambda_max(lambda p, x: x @ p["w"], params, data), "`loss_fn` must return one number.* \\(6,\\)"),
-        (lambda: M.batch_sharpness(linear, params, jnp.ones(())), "`batches` must hold at least one batch"),
+        (lambda: M.batch_sharpness(linear, params, jnp.ones(())), "`batches` must hold arrays with batches along"),
         (lambda: M.batch_sharpness(linear, params, (data, data[:2])), "`batches` must hold arrays with one leading"),
         (lambda: M.gradient_noise(linear, params, data[:1]), "`batch` must hold at least two units"),
         (lambda: M.gradient_noise(linear, params, (data, data[:2])), "`batch` must hold arrays with one leading axis"),
@@ -343,6 +343,10 @@ def test_refusals():
             "`micro_batch_size` must divide the 6 examples",
         ),
         (lambda: M.gradient_noise(linear, params, data, chunk_size=0), "`chunk_size` must be at least 1"),
+        (
+            lambda: M.gradient_noise(linear, params, data, route="micro_batches", micro_batch_size=2, chunk_size=1),
+            "`chunk_size` must come with route=.per_example",
+        ),
         (lambda: M.gradient_noise(linear, params, data, rank=-1), "`rank` must not be negative"),
         (lambda: M.gradient_noise(linear, params, data, rank=3), "`rank` must be at most 2 for 6 units and 2"),
         (lambda: M.gradient_noise(linear, params, data, directions=[]), "`directions` must hold at least one"),

@@ -142,6 +142,8 @@ def test_refusals():
             M.optimal_learning_rate(kinds, w, data, **{"batch_size": 2, **more})
     with pytest.raises(ValueError, match="`micro_batches` must be from 3 to the 6 examples"):
         M.report(kinds, w, data, RUN)
+    with pytest.raises(ValueError, match=r"`hyperparameters` must be those of one run, but some have shape \(2,\)"):
+        M.report(kinds, w, data, rx.Hyperparameters(np.array([0.1, 0.2]), 2, 6), micro_batches=3)
     # A network that is lost is said to be so by every number.
     lost = M.report(
         lambda w, x: jnp.mean(x**2) * jnp.sum(w**4), jnp.full(2, jnp.nan), jnp.arange(6.0), RUN, micro_batches=3

@@ -224,7 +224,7 @@ def test_refusals():
             lambda: run(**given | {"start": {"w": best}}),
             "`start` must have a floating array wherever `landscape.params` has one",
         ),
-        (lambda: run(**given | {"data": 1.0}), "`hyperparameters` must have the 0 examples of `data`"),
+        (lambda: run(**given | {"data": 1.0}), "`data` must hold arrays with examples along the first axis, but it"),
         (
             lambda: run(**given | {"hyperparameters": rx.Hyperparameters(np.array([0.1, 0.2]), 2, 8)}),
             r"`hyperparameters` must have one learning rate and momentum, but their shapes are \(2,\) and \(\)",

@@ -47,8 +47,7 @@ def batch_sharpness(loss_fn: Callable, params: PyTree, batches: PyTree) -> Estim
 
     Source: Andreyev and Beneventano, "Edge of stochastic stability" (2024).
     """
-    if not leading_axis(batches, "batches", "batches"):
-        raise ValueError("Argument `batches` must hold at least one batch along the leading axis, but it holds none.")
+    leading_axis(batches, "batches", "batches")
     return _measured(loss_fn, params, batches)
 
 

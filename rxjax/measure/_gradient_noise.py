@@ -46,7 +46,7 @@ def gradient_noise(
     *,
     route: str = "per_example",
     micro_batch_size: int | None = None,
-    chunk_size: int = 32,
+    chunk_size: int | None = None,
     sampling: str = "with_replacement",
     dataset_size: ArrayLike | None = None,
     diagonal: bool = False,
@@ -80,7 +80,7 @@ def gradient_noise(
     - `micro_batch_size`: $b$, which must divide the batch, leaving two micro-batches at least.
       They are taken as the examples lie: shuffle data that lie in blocks of like ones, or the noise is too large and
       its error too small.
-    - `chunk_size`: single gradients held at a time.
+    - `chunk_size`: single gradients held at a time, 32 if not given; for `"per_example"` alone.
     - `sampling`: how the examples came out of the data.  `"with_replacement"` for independent draws, fresh data too;
       `"without_replacement"` out of `dataset_size` examples, which includes the batches of one epoch and the whole
       data set (then the errors are zero, but for the grouping into micro-batches, and $\Sigma_1$ has the
@@ -100,8 +100,8 @@ def gradient_noise(
     biased upward where the units are few (about $\mathrm{tr}\,\Sigma_1/n$); `diagonal` and `projected` are unbiased.
 
     **Raises:** `ValueError` for an unknown route or sampling, a `micro_batch_size` with single examples, a
-    `dataset_size` without need, fewer than two units, a `rank` beyond what the units span, or directions unlike the
-    parameters.
+    `chunk_size` with micro-batches, a `dataset_size` without need, fewer than two units, a `rank` beyond what the units
+    span, or directions unlike the parameters.
 
     ```python
     >>> import jax.numpy as jnp, rxjax as rx
@@ -120,6 +120,12 @@ def gradient_noise(
         raise ValueError(
             'Argument `micro_batch_size` must come with route="micro_batches", but the route is "per_example".'
         )
+    if route == "micro_batches" and chunk_size is not None:
+        raise ValueError(
+            'Argument `chunk_size` must come with route="per_example", but the route is "micro_batches", all of whose '
+            "gradients are held."
+        )
+    chunk_size = 32 if chunk_size is None else chunk_size
     size = 1 if route == "per_example" else micro_batch_size
     count = count_units(batch, size, least=2)
     if chunk_size < 1:
@@ -146,10 +152,12 @@ def count_units(batch: PyTree, size: int | None, least: int) -> int:
 
 
 def leading_axis(tree: PyTree, name: str, over: str) -> int:
-    """The length of the first axis, one for all arrays of `tree`; 0 for numbers."""
+    """The length of the first axis, one for all arrays of `tree`."""
     sizes = {x.shape[0] if jnp.ndim(x) else 0 for x in jax.tree.leaves(tree) if eqx.is_array_like(x)}
     if len(sizes) != 1:
         raise ValueError(f"Argument `{name}` must hold arrays with one leading axis over {over}, but it has {sizes}.")
+    if sizes == {0}:
+        raise ValueError(f"Argument `{name}` must hold arrays with {over} along the first axis, but it holds none.")
     return sizes.pop()
 
 

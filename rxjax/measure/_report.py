@@ -107,7 +107,8 @@ def report(
     **How it fails:** as its parts do.  Without upward curvature the critical rate is infinite.  A loss that is not a
     mean over examples, as with batch normalisation, has no gradient noise of one example.
 
-    **Raises:** `ValueError` for a batch of fewer than `micro_batches` examples, and as its parts do.
+    **Raises:** `ValueError` for a batch of fewer than `micro_batches` examples, several hyperparameters, and as its
+    parts do.
 
     ```python
     >>> import jax.numpy as jnp, rxjax as rx
@@ -123,6 +124,11 @@ def report(
 
     Source: those of its parts.
     """
+    several = [x.shape for x in jax.tree.leaves(hyperparameters) if x.ndim]
+    if several:
+        raise ValueError(
+            f"Argument `hyperparameters` must be those of one run, but some have shape {several[0]}. Vmap over many."
+        )
     count = count_units(batch, 1, least=2)
     if not 3 <= micro_batches <= count:
         raise ValueError(

@@ -146,8 +146,6 @@ def measure_plane(
     if chunk_size < 1:
         raise ValueError(f"Argument `chunk_size` must be at least 1, but it is {chunk_size}.")
     count = leading_axis(data, "data", "examples")
-    if not count:
-        raise ValueError("Argument `data` must hold arrays with examples along the first axis, but it holds none.")
     gram = landscape.gram
     off = abs(seen(gram) - np.eye(k, dtype=gram.dtype)).max()
     shown = None if is_traced(off) else f"gram {gram.tolist()}"
