@@ -66,6 +66,8 @@ def test_fit_keeps_to_the_budget():
     assert not none.fits and none.shape == (16, 16) and none.chunk == 1
     assert all(none.excess[k] > 1 for k in ("seconds", "memory", "precision"))
     assert none.excess["precision"] == pytest.approx(100) and none.excess["memory"] == none.memory / 100
+    imprecise = rx.budget.fit(made, shapes[:2], precision=1e-13)
+    assert not imprecise.fits and imprecise.shape == (16, 16) and imprecise.excess["precision"] == pytest.approx(10)
     assert "Nothing fits" in str(none) and "seconds" in str(none) and "precision 100 times" in str(none)
     hurried = rx.budget.fit(made, shapes, seconds=none.seconds * 5, points=2)
     assert hurried.fits and hurried.shape != (256, 256)
@@ -74,11 +76,12 @@ def test_fit_keeps_to_the_budget():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="Argument `shapes` must be grids of ascending numbers of cells"):
-        rx.budget.fit(made, [(8, 8), (4, 4)])
+    for shapes in ([(8, 8), (4, 4)], [(0, 4), (4, 4)]):
+        with pytest.raises(ValueError, match="Argument `shapes` must be grids of ascending numbers of cells"):
+            rx.budget.fit(made, shapes)
     with pytest.raises(ValueError, match="Arguments `seconds`, `precision` and `points` must be positive"):
         rx.budget.fit(made, [(8, 8)], seconds=0.0)
-    for text, size in (("1 GiB", 2**30), ("2.5 MB", 2_500_000), ("7", 7), ("3e3", 3000)):
+    for text, size in (("1 GiB", 2**30), ("2.5 MB", 2_500_000), ("7", 7), ("3e3", 3000), (1e16, 10**16)):
         assert rx.hardware._memory.as_bytes(text) == size
     for text in ("", "-1", "1 parsec", "MiB"):
         with pytest.raises(ValueError, match="Argument `memory` must be a positive number of bytes"):

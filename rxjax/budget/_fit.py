@@ -88,7 +88,7 @@ def fit(
         ```
     """
     sizes = [math.prod(s) for s in shapes]
-    if not sizes or any(b <= a for a, b in zip(sizes, sizes[1:], strict=False)):
+    if not sizes or any(b <= a for a, b in zip([0, *sizes], sizes, strict=False)):
         raise ValueError(f"Argument `shapes` must be grids of ascending numbers of cells, but it is {list(shapes)}.")
     if not (seconds > 0 and precision > 0 and points >= 1):
         raise ValueError(
@@ -105,7 +105,7 @@ def fit(
         power = math.log(tried[1] / tried[0]) / math.log(sizes[1] / sizes[0]) if len(tried) > 1 else 1.0
         for shape, size in reversed(list(zip(shapes, sizes, strict=True))):
             each = tried[-1] * (size / sizes[len(tried) - 1]) ** max(power, 0.0)
-            if each * points > seconds and shape != shapes[0]:
+            if max(each * points / seconds, too_coarse) > 1 and shape != shapes[0]:
                 continue
             one, slope = _memory(make(shape, jnp.dtype(dtype)))
             chunk = min(points, _MOST, int((limit - one + slope) // max(slope, 1)))

@@ -53,7 +53,7 @@ def _group_memory() -> float:
 
 def as_bytes(size: ArrayLike | str, name: str = "memory") -> int:
     """A number of bytes, or a text like "256 MiB" or "1.5GB", as a number of bytes."""
-    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-zA-Z]*)\s*", str(size))
+    found = re.fullmatch(r"\s*([0-9.]+(?:e[+]?[0-9]+)?)\s*([a-zA-Z]*)\s*", str(size))
     unit = None if found is None else _UNITS.get(found.group(2).upper())
     try:
         value = int(float(found.group(1)) * unit) if found and unit else 0
