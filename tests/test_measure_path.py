@@ -37,8 +37,9 @@ def test_saddles_of_a_known_surface():
     path = M.barrier_between(height, at(minima[0]), at(minima[1]), scale)
     np.testing.assert_allclose(path.heights, -40.6648 - energies[:2], atol=0.02)
     # The height has the units of the loss; the path does not depend on them.
-    rescaled = M.barrier_between(height, at(minima[0]), at(minima[1]), jnp.asarray(1e-6))
-    np.testing.assert_allclose(rescaled.heights, 1e-6 * path.heights, rtol=1e-3)
+    for unit in (1e-6, 1e-200, 1e200):
+        rescaled = M.barrier_between(height, at(minima[0]), at(minima[1]), jnp.asarray(unit))
+        np.testing.assert_allclose(rescaled.heights, unit * path.heights, rtol=1e-3)
 
     early = lambda **more: M.barrier_between(height, at(minima[0]), at(minima[1]), scale, steps=3, **more)
     path, result = early(throw=False)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 import rxjax_solvers
 from rxjax_solvers._program import program
 
+from .._arrays import size_of
 from .._barriers._band import Pace, at_rest, fire, nudged
 from ..landscapes._trees import match
 from ._curvature import flat_values, shaped_like
@@ -132,7 +133,6 @@ def barrier_between(
 class _Band(NamedTuple):
     points: Array  # (images, d)
     pace: Pace
-    losses: Array
     residual: Array
     climbs: Array
     steps: Array
@@ -156,11 +156,15 @@ def _measured(
     # Image by image, so that the activations of one network alone are in memory.
     values = lambda band: jax.lax.map(jax.value_and_grad(loss), band)
     straight, slopes = values(line)
-    scale = jnp.max(jnp.linalg.norm(slopes, axis=1))
+    # In units of the steepest slope: the squares of forces are out of range long before the loss is.
+    unit = size_of(slopes)
+    relative = lambda band: jax.tree.map(lambda x: x / unit, values(band))
+    first_loss, last_loss = straight[:1] / unit, straight[-1:] / unit
+    scale = jnp.max(jnp.linalg.norm(slopes / unit, axis=1))
 
     def sharpness(x):
         gradient, product = jax.linearize(jax.grad(loss), x)
-        value = largest_eigenvalue(product, gradient, 10, key).value
+        value = largest_eigenvalue(product, gradient, 10, key).value / unit
         return jnp.where(jnp.isnan(value), 0, value)
 
     stiff = jnp.max(jax.lax.map(sharpness, jnp.stack([first, line[images // 2], last])))
@@ -174,8 +178,8 @@ def _measured(
 
     def relax(band: _Band) -> _Band:
         points, pace = band.points, band.pace
-        losses, gradients = values(points[1:-1])
-        losses = jnp.concatenate([straight[:1], losses, straight[-1:]])
+        losses, gradients = relative(points[1:-1])
+        losses = jnp.concatenate([first_loss, losses, last_loss])
         gradients = jnp.pad(gradients, ((1, 1), (0, 0)))
         # The higher end is the top of a path without a hump.
         hump = jnp.max(losses) > jnp.maximum(losses[0], losses[-1])
@@ -189,12 +193,12 @@ def _measured(
         points = jnp.where(done, points, points + move)
         # A band that is at rest before its highest image climbs has still to do so.
         seen = jnp.where(climbs, residual, 2.0)
-        return _Band(points, pace, losses, seen, climbs | (residual <= 4 * tolerance), band.steps + 1)
+        return _Band(points, pace, seen, climbs | (residual <= 4 * tolerance), band.steps + 1)
 
     points = line + kick[None, :] * jnp.sin(jnp.pi * share)
     points = points.at[-1].set(last)
     two = jnp.full((), 2.0, first.dtype)
-    start = _Band(points, at_rest(points, time), straight, two, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
+    start = _Band(points, at_rest(points, time), two, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
     goes_on = lambda band: (band.steps < steps) & (band.residual > tolerance)
     end = jax.lax.while_loop(goes_on, relax, start)
     halfway = (end.points[1:] + end.points[:-1]) / 2
