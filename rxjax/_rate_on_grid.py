@@ -9,6 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from rxjax_solvers import Grid
 from rxjax_solvers._checks import is_traced, non_negative, one_of, positive, require
+from rxjax_solvers._grid import check_grid
 from rxjax_solvers._offsets import offsets_within
 
 from ._arrays import real_array
@@ -89,8 +90,10 @@ def rate_on_grid(
     **Returns:** `(m, *grid.shape)`, or `(*grid.shape)` for a single update, in the dtype of the grid.  A result of `m`
     grids may be more than the memory holds: [`total_rate_on_grid`][] and [`flow_on_grid`][] sum over updates at once.
 
-    **Raises:** `ValueError` for a misspelt energy, shapes that do not fit, or (inside `jit`, a run-time error) a
-    temperature that is negative or an argument that is not finite.  The landscape is not checked: NaN stays NaN.
+    **Raises:** `ValueError` for a misspelt energy, what is no grid, shapes that do not fit, no memory, or (inside
+    `jit`, a run-time error) a negative temperature, a `tau0` or `k` that is not positive, an argument that is not
+    finite; `TypeError` for a landscape that is no function or returns no real number.  Its values are not checked: NaN
+    stays NaN.
 
     !!! example
 
@@ -215,6 +218,7 @@ def flow_on_grid(
 
 def _check(landscape: Callable, grid: Grid, energy: str, memory_limit: int) -> None:
     one_of(energy, "energy", ENERGIES)
+    check_grid(grid)
     check_landscape(landscape, grid.dim, grid.lower.dtype)
     if memory_limit < 1:
         raise ValueError(f"Argument `memory_limit` must be a positive number of bytes, but it is {memory_limit}.")

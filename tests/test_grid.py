@@ -1,5 +1,7 @@
 """Grids: geometry, cell averages, refusals."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -8,6 +10,7 @@ import pytest
 from jax.scipy.stats import norm
 
 import rxjax_solvers as rxs
+from rxjax import _rate_on_grid
 
 
 def test_geometry():
@@ -117,3 +120,18 @@ def test_a_wrong_rank_is_refused():
 
 def test_a_python_number_does_not_widen_a_bound():
     assert rxs.Grid(jnp.float32(-1), 1.2, 8).lower.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda plain: plain(rxs.FokkerPlanck.__init__)(None, lambda x: -x, rxs.Grid(-1, 1, 4), 0.5),
+        lambda plain: plain(rxs.FokkerPlanck.from_potential)(rxs.FokkerPlanck, lambda x: x[0], 0.5, rxs.Grid(-1, 1, 4)),
+        lambda plain: plain(rxs.MasterEquation.from_rates)(rxs.MasterEquation, lambda x, delta: 1.0, 0.5, 0.3),
+        lambda plain: plain(_rate_on_grid._check)(lambda x: x[0], 0.5, "difference", 1),
+    ],
+)
+def test_what_is_no_grid_is_refused_by_name(call):
+    """Arguments in another order, without the type checks that only tests have."""
+    with pytest.raises(ValueError, match="Argument `grid` must be a Grid, but it is of type float"):
+        call(lambda f: inspect.unwrap(getattr(f, "__func__", f)))

@@ -302,6 +302,14 @@ def test_degenerate_noise_in_phase_space():
     assert np.all(np.isfinite(slope)) and np.max(np.abs(slope)) > 1e-3
 
 
+def test_entropy_is_infinite_under_ito_where_an_off_diagonal_changes_sign():
+    grid = rxs.Grid(0, 2 * jnp.pi, (6, 6), boundary="periodic")
+    produced = lambda convention: rxs.entropy_production(
+        rxs.FokkerPlanck(jnp.zeros(2), wave_tensor, grid, convention), jnp.full((6, 6), 1 / (2 * jnp.pi) ** 2)
+    )
+    assert np.isinf(produced(rxs.Ito())) and abs(produced(rxs.AntiIto())) < 1e-12
+
+
 def test_refusals():
     square, flat = rxs.Grid(0, 1, (6, 6)), rxs.Grid(0, 1, (6, 12))
     narrow = lambda c: jnp.array([[1.0, 0.0], [0.0, 0.25]]) + c * jnp.array([[0.0, 1.0], [1.0, 0.0]])

@@ -59,7 +59,8 @@ class DoubleWell(AbstractLandscape):
         - `tilt`: $t$, the slope added along the first coordinate.
         - `dim`: the number of coordinates.
 
-        **Raises:** `ValueError` for a barrier that is not positive, or values that are not finite.
+        **Raises:** `ValueError` for a barrier that is not positive, values that are not finite or no scalars, or a
+        `dim` below 1; `TypeError` for one that is not whole.
         """
         barrier = positive(as_scalar(barrier, "barrier"), "barrier", "A negative one has no lowest point.")
         self.barrier, self.tilt = widest(barrier, finite(as_scalar(tilt, "tilt"), "tilt"))

@@ -245,7 +245,7 @@ def plane(
     **Returns:** a `PlaneLandscape`.
 
     **Raises:** `ValueError` for directions that do not fit `params`, are zero, not finite or linearly dependent to
-    working precision, or a loss that is not a real floating scalar.
+    working precision, or a loss that is no scalar; `TypeError` for one that is no real floating number.
 
     !!! example
 

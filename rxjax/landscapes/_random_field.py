@@ -85,7 +85,8 @@ class RandomField(AbstractLandscape):
         - `confinement`: $\kappa \ge 0$, the curvature of a bowl around the origin.
         - `num_features`: $M$, the number of waves.
 
-        **Raises:** `ValueError` for values that are not positive or not finite.
+        **Raises:** `ValueError` for values that are not positive or not finite, `TypeError` for a `dim` that is not
+        whole.
         """
         self.dim = check_dim(dim)
         if num_features < 1:

@@ -79,8 +79,9 @@ def entropy_production(generator: AbstractGenerator, p: Float[Array, "*shape"]) 
     **Arguments:** `generator`, closed: what leaves for good has no way back; `p`, a density, often
     `stationary(generator)`.
 
-    **Returns:** a scalar; infinite where a jump has no way back, and where `p` is zero beside a cell where it is not:
-    a density whose tail underflows, in float32 sooner.
+    **Returns:** a scalar; infinite where a jump has no way back, as under `Ito()` where an off-diagonal of a full
+    tensor changes its sign, and where `p` is zero beside a cell where it is not: a density whose tail underflows, in
+    float32 sooner.
 
     ??? cite "References"
 

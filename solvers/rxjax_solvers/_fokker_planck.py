@@ -15,7 +15,7 @@ from ._diagonals import DiagonalRates, Lines, axis_lines, diagonal_lines
 from ._discretise import discretise, potential_values
 from ._face_rates import AxisRates
 from ._generator import AbstractGenerator
-from ._grid import Grid, from_front, to_front
+from ._grid import Grid, check_grid, from_front, to_front
 from ._noise import diffusion_of, stratonovich_drift
 
 Drift = Callable | Corrected | NegativeGradient | TimeDependent | Shaped[ArrayLike, "..."] | Sequence
@@ -90,10 +90,11 @@ class FokkerPlanck(AbstractGenerator):
         - `noise`: `sigma` in `dX = b dt + sigma dW` instead, `D = sigma sigma'/2`; pass `None` for `diffusion`.  A
             scalar, shape `(d,)` or `(d, m)` for `m` sources of noise, a callable or `TimeDependent`.
 
-        **Raises:** `ValueError` for wrong shapes, a missing convention, or `Stratonovich()` with a tensor as
-        `diffusion`, which does not determine it; values that are not finite, a negative diffusion, or a tensor more
-        anisotropic than the cells are refused outside and inside `jit`.
+        **Raises:** `ValueError` for what is no grid, wrong shapes, a missing convention, or `Stratonovich()` with a
+        tensor as `diffusion`, which does not determine it; values that are not finite, a negative diffusion, or a
+        tensor more anisotropic than the cells are refused outside and inside `jit`.
         """
+        check_grid(grid)
         if (diffusion is None) == (noise is None):
             raise ValueError(
                 "Argument `diffusion` must be given or `noise`, but not both.  For noise: "
@@ -142,6 +143,7 @@ class FokkerPlanck(AbstractGenerator):
         - `temperature`: `kT > 0` in units of `V`; `TimeDependent(f)` with `f(t, theta)` constant in `theta` anneals.
         - `mobility`: scalar or `(d,)`, positive; or a symmetric tensor `(d, d)`, no more anisotropic than the cells.
         """
+        check_grid(grid)
         mobility = _constant(mobility, "mobility", grid, tensor=True)
         mobility = positive(mobility, "mobility") if mobility.ndim < 2 else mobility
         if isinstance(temperature, TimeDependent):

@@ -267,6 +267,12 @@ def _densities(grid: Grid, masses: tuple[Array, ...], totals: Array) -> Array:
     return out
 
 
+def check_grid(grid: Any) -> None:
+    """Refuse what is no grid, as where arguments come in another order."""
+    if not isinstance(grid, Grid):
+        raise ValueError(f"Argument `grid` must be a Grid, but it is of type {type(grid).__name__}.")
+
+
 def to_front(f: Array, axis: int) -> Array:
     """The axis to sweep moved first: lanes lie behind it."""
     return f if axis == 0 else jnp.moveaxis(f, axis, 0)

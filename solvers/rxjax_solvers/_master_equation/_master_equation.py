@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from .._generator import AbstractGenerator
-from .._grid import Grid
+from .._grid import Grid, check_grid
 from .._offsets import offsets_within
 from ._dense import DenseJumps
 from ._edges import EdgeJumps
@@ -91,6 +91,7 @@ class MasterEquation(AbstractGenerator):
 
             ```
         """
+        check_grid(grid)
         offsets = offsets_within(grid, radius, reach)
         if not fft:
             return cls(grid, StencilJumps(rate, grid, offsets))
