@@ -18,6 +18,7 @@ from rxjax_solvers._program import program
 from ._stationary import accuracy, climb, deduplicate, each, is_bottom, still
 from .landscapes import as_landscape, evaluate, require_finite_values
 from .landscapes._callable import check_bounds
+from .landscapes._trees import norm
 
 # Below this many distinct minima one program serves; the list grows by this factor when it is full.
 _ROOM, _GROWTH = 128, 16
@@ -189,7 +190,7 @@ def _descend_all(
 
     def one(start, energy):
         # In units of the box, with a slope at the start as long as the first step is to be.
-        slope = jnp.linalg.norm(widths * jax.grad(fixed)(start))
+        slope = norm(widths * jax.grad(fixed)(start))
         scale = first / jnp.where(slope > 0, slope, 1)
         local = lambda u, _: scale * (fixed(start + widths * u) - energy)
         there = optx.minimise(local, solver, jnp.zeros_like(start), max_steps=max_steps, throw=False).value

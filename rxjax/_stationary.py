@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from .landscapes._trees import norm
+
 
 class Stationary(eqx.Module):
     """Where a walk ended: the point, what the landscape is like there, and whether the walk arrived."""
@@ -223,5 +225,5 @@ def _times(matrix: Array, x: Array) -> Array:
 
 
 def _length(x: Array) -> Array:
-    """The Euclidean norm; safe to divide by, since zero becomes the smallest number."""
-    return jnp.maximum(jnp.linalg.norm(x), jnp.finfo(x.dtype).tiny)
+    """The Euclidean norm, whatever its square; safe to divide by, since zero becomes the smallest number."""
+    return jnp.maximum(norm(x), jnp.finfo(x.dtype).tiny)

@@ -54,6 +54,17 @@ def test_muller_brown(muller_brown, barriers, method):
     assert found.stats["candidates"] - lost >= 2
 
 
+def test_a_landscape_in_large_or_small_units():
+    """The squares of its slopes and curvatures are out of range: no saddle was found, or no minimum."""
+    surface = rx.landscapes.MullerBrown()
+    for unit in (1e-200, 1e200):
+        scaled = jax.tree_util.Partial(lambda unit, x: unit * surface(x), jnp.asarray(unit))
+        minima = rx.find_minima(scaled, starts=32, bounds=surface.bounds)
+        found = rx.find_barriers(scaled, minima, bounds=surface.bounds, resolution=32)
+        np.testing.assert_allclose(minima.energies / unit, MULLER_BROWN[:, 0], atol=1e-8)
+        np.testing.assert_allclose(found.energies / unit, SADDLES[:, 0], atol=1e-8)
+
+
 @pytest.mark.slow
 def test_styblinski_tang_in_three_dimensions():
     """8 minima, 12 saddles that flip one coordinate each, 24 heights: 12 of 25.2251 and 12 of 39.3618."""

@@ -11,6 +11,7 @@ from jaxtyping import Array
 from rxjax_solvers._program import program
 
 from .._basins import neighbours, watershed
+from ..landscapes._trees import norm
 from ._union import kruskal
 
 CELLS = {1: 4096, 2: 256, 3: 64}
@@ -34,7 +35,7 @@ def search_grid(landscape: Callable, minima: np.ndarray, bounds: np.ndarray, sha
 
     The watershed of the grid gives every pair of basins that touch and the lowest point of their common edge; among
     these are the passes of all minimax paths.  A saddle that is not the lowest between its two basins shows as a local
-    minimum of the squared slope.
+    minimum of the slope.
     """
     axes = [np.linspace(low, high, n) for (low, high), n in zip(bounds, shape, strict=True)]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(shape))
@@ -59,11 +60,11 @@ def search_grid(landscape: Callable, minima: np.ndarray, bounds: np.ndarray, sha
 
 @program
 def _survey(landscape: Callable, points: Array, batch_size: int) -> tuple[Array, Array]:
-    """Energy and squared slope at every point."""
+    """Energy and slope at every point."""
 
     def both(theta):
         energy, gradient = jax.value_and_grad(landscape)(theta)
-        return energy, jnp.sum(gradient**2)
+        return energy, norm(gradient)
 
     return jax.lax.map(both, points, batch_size=batch_size)
 
