@@ -31,7 +31,8 @@ def mean_first_passage_time(
     - `generator`: `W`.
     - `target`: a mask (a set of cells); a predicate of `theta`, whose edge is placed where it lies, second order in
         the cell size; a sequence of these; or `None`, the absorbing sides.  Derivatives by the bounds of the grid know
-        of that edge; those by what a predicate itself reads are zero.
+        of that edge; those by what a predicate itself reads are zero.  With a full-tensor diffusion a predicate is the
+        set of its cells: first order, and moved by the bounds.
     - `factor`: `factorize(generator, target=target)`, if you have it.  One of other cells is refused; inside `jit` only
         where the target is a mask.  Edges between the same cells are not compared.
     - `throw`: with `False`, return `(value, result)`.

@@ -97,7 +97,8 @@ class Grid(eqx.Module):
         """**Arguments:**
 
         - `lower`, `upper`: the bounds, scalars or shape `(d,)`.  They may be traced: everything differentiates with
-            respect to them, while the edge of a predicate of `theta` rests where it is and a mask moves with its cells.
+            respect to them, while the edge of a predicate of `theta` rests where it is and a mask moves with its cells,
+            as do predicates beside a full-tensor diffusion.
         - `shape`: number of cells on each axis, at least 2 each; an integer for one axis.
         - `boundary`: "reflecting" (no flux), "absorbing" (the density is zero *on* the face) or "periodic"; one name
             for all, or per axis a name or a pair `(low, high)`.

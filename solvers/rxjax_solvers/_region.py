@@ -44,7 +44,8 @@ def region(generator: AbstractGenerator, target: Target | None, name: str) -> Re
     The edge is found on the line between two neighbouring cells, and the rate across it is the exponentially fitted
     one of that shorter distance: hitting times are second order in the cell size (Gibou, Fedkiw, Cheng and Kang 2002).
     By the bounds of the grid they are differentiated with the edge at rest.
-    With a full-tensor diffusion, whose hops along diagonals cross it too, the edge runs between the cells: first order.
+    With a full-tensor diffusion, whose hops along diagonals cross it too, the edge runs between the cells: first order,
+    and moved by the bounds.
     """
     shares = None
     if callable(target):
