@@ -38,8 +38,8 @@ def lambda_max(
     - `params`: any PyTree; its real floating arrays are the parameters, all else is left alone.
     - `batch`: handed to `loss_fn`.  The Hessian is that of this batch: take the whole data set, or one batch of 1000
       examples, and keep it, since curvatures of different batches cannot be compared.
-    - `steps`: Hessian-vector products, each of the cost of about two gradients.  Memory: `steps` vectors like the
-      parameters.
+    - `steps`: Hessian-vector products, each of the cost of about two gradients; one more finds their size.  Memory:
+      `steps` vectors like the parameters.
     - `key`: of the random start; fixed if not given.
 
     **Returns:** a [`LargestEigenvalue`][], in the units of the loss over squared parameters.
@@ -59,8 +59,8 @@ def lambda_max(
 
     ```
 
-    Source: Lanczos (1950); Cohen et al., "Gradient descent on neural networks typically occurs at the edge of
-    stability" (2021).
+    Source: Lanczos (1950), by `matfree`; Cohen et al., "Gradient descent on neural networks typically occurs at the
+    edge of stability" (2021).
     """
     if steps < 1:
         raise ValueError(f"Argument `steps` must be at least 1, but it is {steps}.")

@@ -1,12 +1,12 @@
 """Lanczos' method for a symmetric operator, cut off where the Krylov space ends."""
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+from matfree import decomp
 
 from ..landscapes._trees import norm
 
@@ -25,8 +25,18 @@ class Ritz(NamedTuple):
 
 
 def ritz_pairs(product: Callable, start: Float[Array, "d"], steps: int) -> Ritz:
-    """`steps` products (at most `d`) from `start`, with full reorthogonalisation."""
-    basis, diagonal, below = _krylov(product, start, min(steps, start.size))
+    """`steps` products (at most `d`) from `start`, with full reorthogonalisation, and one for their size."""
+    run = decomp.hessenberg(min(steps, start.size), reortho="full", custom_vjp=False)
+    length = norm(start)
+    start = start / jnp.where(length > 0, length, 1)
+    # matfree takes roots of sums of squares: in units of a first product, which costs one more, they are in range.
+    unit = norm(product(start))
+    unit = jnp.where(unit > 0, unit, 1)
+    found = run(lambda v: product(v) / unit, start)
+    small = unit * jnp.asarray(found.J_small)
+    # Below the diagonal stand the residuals; its mean with the one above, `tridiag_sym`, hides that one vanished.
+    diagonal, beside = jnp.diagonal(small), jnp.diagonal(small, -1)
+    below = jnp.concatenate([beside, unit * norm(found.residual)[None]])
     # A first product that is not finite leaves nothing.
     lost = ~jnp.isfinite(diagonal[0] + below[0])
     # A residual of zero ends the iteration early: what follows it is normalised rounding, or NaN, and is cut off.
@@ -38,34 +48,12 @@ def ritz_pairs(product: Callable, start: Float[Array, "d"], steps: int) -> Ritz:
     # What is cut off gets values of its own below all Ritz values, which lie within three times the scale.
     apart = jnp.linspace(4, 5, alive.size, dtype=below.dtype)
     kept = jnp.where(alive, diagonal, -apart * scale[end])
-    between = jnp.where(alive[1:], below[:-1], 0)
+    between = jnp.where(alive[1:], beside, 0)
     values, vectors = jnp.linalg.eigh(jnp.diag(kept) + jnp.diag(between, 1) + jnp.diag(between, -1))
     known = jnp.arange(alive.size) >= alive.size - 1 - end
-    basis = jnp.where(alive[:, None], basis, 0)
+    basis = jnp.where(alive[:, None], jnp.asarray(found.Q_tall), 0)
     # No product is better than rounding, nor than the smallest number.
     limits = jnp.finfo(below.dtype)
     errors = below[end] * jnp.abs(vectors[end]) + jnp.maximum(limits.eps * scale[end], limits.tiny)
     values, errors = jnp.where(lost, jnp.nan, values), jnp.where(lost, jnp.nan, errors)
     return Ritz(values, vectors, errors, known | lost, basis)
-
-
-def _krylov(product: Callable, start: Array, m: int) -> tuple[Array, Array, Array]:
-    """Orthonormal rows `(m, d)`, the products along themselves `(m,)` and the norms of what is new in each `(m,)`.
-
-    The norms are told apart from zero and infinity where the squares are not.
-    """
-    exact = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-
-    def step(i, carry):
-        basis, diagonal, below, v, length = carry
-        basis = basis.at[i].set(v / length)
-        v = product(basis[i])
-        along = exact(basis, v)
-        v = v - exact(along, basis)
-        v = v - exact(exact(basis, v), basis)
-        length = norm(v)
-        return basis, diagonal.at[i].set(along[i]), below.at[i].set(length), v, length
-
-    length, none = norm(start), jnp.zeros(m, start.dtype)
-    begin = jnp.zeros((m, start.size), start.dtype), none, none, start, jnp.where(length > 0, length, 1)
-    return jax.lax.fori_loop(0, m, step, begin)[:3]

@@ -46,8 +46,8 @@ def local_entropy(
     - `temperature`: $T > 0$ per parameter, see `rxjax.effective_temperature(..., per_parameter=True)`.
     - `gamma`: $\gamma > 0$, inverse squared radius of the neighbourhood: $d$ independent coordinates of variance
       $1/\gamma$ each.
-    - `probes`: two or more, with `steps` Hessian-vector products each, about two gradients a product.  Memory: `steps`
-      vectors like the parameters.
+    - `probes`: two or more, with `steps` Hessian-vector products each and one more, about two gradients a product.
+      Memory: `steps` vectors like the parameters.
     - `key`: of the probes; fixed if not given.
     - `k`: scaling constant $k > 0$.
 

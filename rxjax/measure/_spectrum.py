@@ -53,8 +53,8 @@ def spectrum(
     - `k`: how many.
     - `which`: `"largest"`, descending; `"smallest"`, ascending (the most negative first); `"magnitude"`, the largest
       in magnitude first.
-    - `steps`: Hessian-vector products, each of the cost of about two gradients; `2 k + 20` if not given.  Memory:
-      `steps` vectors like the parameters.
+    - `steps`: Hessian-vector products, each of the cost of about two gradients; `2 k + 20` if not given, and one more
+      for their size.  Memory: `steps` vectors like the parameters.
     - `vectors`: return the eigenvectors too.
     - `key`: of the random start; fixed if not given.
 
@@ -76,8 +76,8 @@ def spectrum(
 
     ```
 
-    Source: Lanczos (1950); Ghorbani et al., "An investigation into neural net optimization via Hessian eigenvalue
-    density" (2019).
+    Source: Lanczos (1950), by `matfree`; Ghorbani et al., "An investigation into neural net optimization via Hessian
+    eigenvalue density" (2019).
     """
     one_of(which, "which", ("largest", "smallest", "magnitude"))
     steps = 2 * k + 20 if steps is None else steps
