@@ -57,6 +57,7 @@ def decay(steps, kind, warm):
 OURS = {
     "rate_adamw": lambda n: rx.optim.rate_adamw(n),
     "rate_adamw, no Nesterov": lambda n: rx.optim.rate_adamw(n, nesterov=False),
+    "rate_adamw, slow start": lambda n: rx.optim.rate_adamw(n, leap=1.0, growth=0.04),
     "rate_adamw, no horizon": lambda n: rx.optim.rate_adamw(),
     "rate_sgd, momentum .9": lambda n: rx.optim.rate_sgd(n, momentum=0.9),
 }

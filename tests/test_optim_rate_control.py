@@ -163,14 +163,17 @@ def test_the_size_of_the_loss_hardly_changes_adam():
 
 
 def test_rate_adamw_looks_ahead_unless_told_not_to():
-    """The rate controller over the AdamW of optax, with Nesterov momentum by default."""
+    """The rate controller over the AdamW of optax, with Nesterov momentum by default, started as told."""
     run = lambda optimizer: noisy_run(optimizer, np.ones(8), np.linspace(0.1, 2, 8), 40)[0]
     base = functools.partial(optax.adamw, 1.0, weight_decay=1e-4)
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam counts its steps in integers
         ahead, plain = (run(RATE.rate_control(base(nesterov=x), 100)) for x in (True, False))
         np.testing.assert_allclose(run(RATE.rate_adamw(100)), ahead, rtol=1e-10)
         np.testing.assert_allclose(run(RATE.rate_adamw(100, nesterov=False)), plain, rtol=1e-10)
-    assert not np.allclose(ahead, plain, rtol=1e-3)
+        slow: dict[str, Any] = {"growth": 0.04, "leap": 1.0}
+        started = run(RATE.rate_control(base(nesterov=True), 100, **slow))
+        np.testing.assert_allclose(run(RATE.rate_adamw(100, **slow)), started, rtol=1e-10)
+    assert not np.allclose(ahead, plain, rtol=1e-3) and not np.allclose(ahead, started, rtol=1e-3)
 
 
 @pytest.mark.parametrize("nesterov", [True, False])

@@ -19,14 +19,19 @@ def rate_adamw(
     mask: Any = None,
     nesterov: bool = True,
     target: ArrayLike | None = None,
+    growth: ArrayLike = 0.08,
+    leap: ArrayLike = 10.0,
 ) -> optax.GradientTransformationExtraArgs:
     """AdamW with Nesterov momentum, without a learning rate: [`rate_control`][] over `optax.adamw(1.0, ...)`.
 
-    **Arguments:** `total_steps` and `target` as in [`rate_control`][], the others as in `optax.adamw`.  `nesterov`
-    looks ahead along the momentum, which lowers the loss most where gradients carry little noise and hardly where they
-    are mostly noise; `False` gives plain AdamW.
+    **Arguments:** `total_steps`, `target`, `growth` and `leap` as in [`rate_control`][], the others as in
+    `optax.adamw`.  `nesterov` looks ahead along the momentum, which lowers the loss most where gradients carry little
+    noise and hardly where they are mostly noise; `False` gives plain AdamW.
 
     **Returns:** a transformation with the state and the guarantees of [`rate_control`][].
+
+    Good values: the defaults; for transformers `leap=1.0, growth=0.04`, a start as slow as their usual warm-up, which
+    gave lower losses on each of five tried, and higher ones on most other networks in short runs.
 
     ```python
     >>> import jax.numpy as jnp, optax, rxjax as rx
@@ -41,7 +46,7 @@ def rate_adamw(
     """
     parts = scale_by_adam(b1, b2, eps, nesterov), optax.add_decayed_weights(weight_decay, mask), optax.scale(-1.0)
     base = optax.chain(*parts)
-    return rate_control(base, total_steps, target=target, recompute=True)
+    return rate_control(base, total_steps, target=target, growth=growth, leap=leap, recompute=True)
 
 
 def rate_sgd(
