@@ -148,6 +148,20 @@ def test_reflecting_sides_of_three_axes():
     assert np.min(driven - np.diag(np.diag(driven))) >= 0
 
 
+def test_a_mobility_unlike_the_diffusion():
+    """Hops along diagonals that nothing diffuses along are upwinded: a mean drift `-M grad V`, first order."""
+    grid, force = rxs.Grid(-4, 4, (16, 16)), jnp.array([1.0, -0.5])
+    p = grid.gaussian(0, 0.5)
+
+    def moved(c, d=jnp.eye(2)):
+        mobility = jnp.eye(2) + jnp.array([[0.0, 0.4], [c, 0.0]])
+        W = rxs.FokkerPlanck(rxs.NegativeGradient(lambda x: -(force @ x), mobility), d, grid)
+        return jnp.tensordot(grid.points, W.apply(p), [(0, 1), (0, 1)]) * grid.cell_volume
+
+    np.testing.assert_allclose(moved(0.4), [0.8, -0.1], rtol=1e-6)
+    assert_refused([(moved, -0.4, "`mobility` must be symmetric", 0.4)])
+
+
 def test_a_drift_that_is_infinite_on_a_reflecting_side():
     """Hops across it are rejected, and what they would carry is not asked for."""
     grid = rxs.Grid(jnp.zeros(2), jnp.ones(2), (4, 5))

@@ -39,8 +39,8 @@ class NegativeGradient(eqx.Module):
     For a constant diffusion `D` this makes `exp(-mobility V / D)` exactly stationary on the grid, and needs values of
     `V` only, never its gradient.  `potential` maps `theta` of shape `(d,)` to `()`, is an array of values in the
     cells, or `TimeDependent`; `mobility` is a scalar or one number per axis, or `(d, d)` beside a diffusion of that
-    shape.  On a periodic axis the seam takes the difference between the last and the first cell, so `V` must be
-    periodic there.
+    shape, and symmetric on a grid (first order in the cell size where it is no multiple of that).  On a periodic axis
+    the seam takes the difference between the last and the first cell, so `V` must be periodic there.
     """
 
     potential: Callable | TimeDependent | Tabulated | Shaped[Array, "..."]

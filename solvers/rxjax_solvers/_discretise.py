@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ._checks import finite, is_traced, non_negative
+from ._checks import finite, is_traced, non_negative, require, seen
 from ._coefficients import Corrected, NegativeGradient, Tabulated
 from ._compiled import compiled
 from ._convention import AbstractConvention
@@ -45,16 +45,18 @@ def _ends(grid: Grid, axis: int) -> list[Place]:
 Diagonal = tuple[tuple[int, int], int]
 
 
-def _diagonals_of(diffusion: Any, grid: Grid) -> Iterator[Diagonal]:
-    """Those that a tensor may need: where signs are known that of `D_ij`, and what `D_ik D_kj` make of it by a wall."""
+def _diagonals_of(tensors: Sequence[Any], grid: Grid) -> Iterator[Diagonal]:
+    """Those that tensors may need: where signs are known that of `D_ij`, and what `D_ik D_kj` make of it by a wall."""
     for axes in itertools.combinations(range(grid.dim), 2):
-        if callable(diffusion) or is_traced(diffusion):
-            yield from ((axes, 1), (axes, -1))
-        else:
-            known = np.sign(np.asarray(diffusion))
-            walls = [k for k, sides in enumerate(grid.boundary) if k not in axes and "reflecting" in sides]
-            signs = {int(known[axes]), *(-int(known[axes[0], k] * known[k, axes[1]]) for k in walls)}
-            yield from ((axes, sign) for sign in (1, -1) if sign in signs)
+        walls = [k for k, sides in enumerate(grid.boundary) if k not in axes and "reflecting" in sides]
+        signs = set()
+        for tensor in tensors:
+            if callable(tensor) or is_traced(tensor):
+                signs |= {1, -1}
+            else:
+                known = np.sign(np.asarray(tensor))
+                signs |= {int(known[axes]), *(-int(known[axes[0], k] * known[k, axes[1]]) for k in walls)}
+        yield from ((axes, sign) for sign in (1, -1) if sign in signs)
 
 
 def _table(fn: Any, grid: Grid, places: Sequence[Place], name: str, allowed: list, check: Callable) -> Table:
@@ -73,7 +75,9 @@ def discretise(
             "Argument `convention` must be Ito() or AntiIto() for a tensor as `diffusion`, which does not determine "
             "the Stratonovich equation.  Give `noise=sigma` instead."
         )
-    diagonals = tuple(_diagonals_of(diffusion, grid)) if shape == dim * 2 else ()
+    mobility = _mobility(drift.mobility, grid, shape) if isinstance(drift, NegativeGradient) else None
+    tensors = [diffusion] if mobility is None or mobility.ndim < 2 else [diffusion, mobility]
+    diagonals = tuple(_diagonals_of(tensors, grid)) if shape == dim * 2 else ()
     sides = [place for axis in range(grid.dim) for place in _ends(grid, axis)]
     along = [("faces", axis) for axis in range(grid.dim)] + sides
     middles = [("middle", *diagonal, direction) for diagonal in diagonals for direction in (1, -1)]
@@ -81,11 +85,10 @@ def discretise(
     def table(fn, name):
         return _table(fn, grid, along + middles, name, [dim], lambda value: finite(value, name))
 
-    potential, mobility, outside, hops = None, None, None, None
+    potential, outside, hops = None, None, None
     if isinstance(drift, NegativeGradient):
         potential = potential_values(drift.potential, grid)
-        mobility = _mobility(drift.mobility, grid, shape)
-        crossed = [place for place in middles if mobility.ndim == 2 and _leaves(grid, place)]
+        crossed = [place for place in middles if tensors[1:] and _leaves(grid, place)]
         outside = _potential_outside(drift.potential, grid, sides + crossed)
         drift = None
     else:
@@ -113,7 +116,7 @@ def _shape_of(fn: Any, grid: Grid) -> tuple[int, ...]:
 
 
 def _mobility(mobility: Any, grid: Grid, diffusion: tuple[int, ...]) -> Array:
-    """A number or one per axis; a tensor where the diffusion is one too, which has the diagonals that it needs."""
+    """A number or one per axis; a symmetric tensor where the diffusion is a tensor too."""
     mobility = finite(jnp.asarray(mobility, grid.lower.dtype), "mobility")
     dim = (grid.dim,)
     if mobility.shape not in ((), dim, *[dim * 2] * (diffusion == dim * 2)):
@@ -121,7 +124,11 @@ def _mobility(mobility: Any, grid: Grid, diffusion: tuple[int, ...]) -> Array:
             f"Argument `mobility` must be a scalar or have shape {dim}, one number per axis, or {dim * 2} beside a "
             f"`diffusion` of that shape, but it has shape {mobility.shape}."
         )
-    return mobility
+    if mobility.ndim < 2:
+        return mobility
+    value = seen(mobility)
+    skew = abs(value - value.T) > 64 * jnp.finfo(value.dtype).eps * abs(value).max()
+    return require(mobility, "mobility", "be symmetric", [(skew, "is not")], "Give other drifts as a function.")
 
 
 def _potential_outside(potential: Any, grid: Grid, places: Sequence[Place]) -> Table | None:
