@@ -11,6 +11,7 @@ from jax.scipy.stats import norm
 
 import rxjax_solvers as rxs
 from rxjax import _rate_on_grid
+from rxjax_solvers import _committor, _deflated
 
 
 def test_geometry():
@@ -135,3 +136,20 @@ def test_what_is_no_grid_is_refused_by_name(call):
     """Arguments in another order, without the type checks that only tests have."""
     with pytest.raises(ValueError, match="Argument `grid` must be a Grid, but it is of type float"):
         call(lambda f: inspect.unwrap(getattr(f, "__func__", f)))
+
+
+@pytest.mark.parametrize(
+    "verb, arguments",
+    [
+        (rxs.solve, (jnp.ones(4) / 2, [0.0, 1.0])),
+        (rxs.uniformization, (jnp.ones(4) / 2, jnp.array([0.0, 1.0]))),
+        (rxs.spectrum, (2,)),
+        (rxs.factorize, ()),
+        (rxs.entropy_production, (jnp.ones(4) / 2,)),
+        (_deflated.stationary_law, ()),
+        (_committor._ends, (lambda x: x[0] < 0, lambda x: x[0] > 0, None)),
+    ],
+)
+def test_what_is_no_generator_is_refused_by_name(verb, arguments):
+    with pytest.raises(ValueError, match="Argument `generator` must be a FokkerPlanck.* but it is of type Grid"):
+        inspect.unwrap(verb)(rxs.Grid(-1, 1, 4), *arguments)

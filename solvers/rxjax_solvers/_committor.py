@@ -9,7 +9,7 @@ from ._checks import require, seen
 from ._compiled import compiled
 from ._deflated import stationary_law
 from ._factor import Factor, assemble, check_factor
-from ._generator import AbstractGenerator
+from ._generator import AbstractGenerator, check_generator
 from ._region import Region, Target, region
 from ._results import RESULTS, answer, outcome
 
@@ -21,6 +21,7 @@ class _Ends(NamedTuple):
 
 
 def _ends(generator: AbstractGenerator, source: Target, target: Target, factor: Factor | None) -> _Ends:
+    check_generator(generator)
     a, b = region(generator, source, "source"), region(generator, target, "target")
     both = [((seen(a.members) & seen(b.members)).any(), "shares one with `source`")]
     members = require(b.members, "target", "hold cells of its own", both, "", "a common cell")

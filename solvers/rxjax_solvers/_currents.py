@@ -7,7 +7,7 @@ from ._checks import non_negative, require
 from ._compiled import compiled
 from ._deflated import leaks
 from ._fokker_planck import FokkerPlanck
-from ._generator import AbstractGenerator
+from ._generator import AbstractGenerator, check_generator
 from ._grid import from_front, to_front
 
 
@@ -97,6 +97,7 @@ def entropy_production(generator: AbstractGenerator, p: Float[Array, "*shape"]) 
 
         ```
     """
+    check_generator(generator)
     if isinstance(generator, FokkerPlanck):
         generator = _only_fokker_planck(generator)
     p = non_negative(_on_cells(generator, p), "p")

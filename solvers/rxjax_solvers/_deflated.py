@@ -12,7 +12,7 @@ from ._compiled import compiled
 from ._factor import Factor, assemble
 from ._factorization import AbstractFactorization, Elimination, usual
 from ._fokker_planck import FokkerPlanck
-from ._generator import AbstractGenerator
+from ._generator import AbstractGenerator, check_generator
 from ._region import Region
 from ._results import RESULTS, outcome
 
@@ -99,6 +99,7 @@ def stationary_law(
     generator: AbstractGenerator, method: AbstractFactorization | None = None
 ) -> tuple[Float[Array, "*shape"], RESULTS]:
     """The law of mass 1 with `W law = 0`, and whether it exists and is the only one."""
+    check_generator(generator)
     if generator.time_dependent:
         raise ValueError("Argument `generator` must not depend on time, but it does.  Freeze it: `generator.at(t)`.")
     if isinstance(generator, FokkerPlanck) and generator.log_gibbs is not None:

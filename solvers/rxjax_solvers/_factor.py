@@ -12,7 +12,7 @@ from ._checks import non_negative, require, seen
 from ._compiled import compiled
 from ._elimination import AbstractElimination
 from ._factorization import AbstractFactorization, usual
-from ._generator import AbstractGenerator
+from ._generator import AbstractGenerator, check_generator
 from ._region import Region, Target, as_regions
 
 # Beyond so many states a Krylov space of them does not fit into memory.
@@ -112,7 +112,7 @@ def factorize(
     **Many at once:** `jax.lax.map` over temperatures.  Under `vmap` iterations go on until the last one is done, and
     their memory is that of all together.
 
-    **Raises:** `ValueError` if `method` is `Elimination()` beyond its reach.
+    **Raises:** `ValueError` for what is no generator, and if `method` is `Elimination()` beyond its reach.
 
     !!! example
 
@@ -125,6 +125,7 @@ def factorize(
 
         ```
     """
+    check_generator(generator)
     if generator.time_dependent:
         raise ValueError(
             "Argument `generator` must not depend on time, but it does: a factor is of one instant.  Freeze it: "

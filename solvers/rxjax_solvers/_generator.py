@@ -2,6 +2,7 @@
 
 import abc
 import math
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -85,6 +86,15 @@ class AbstractGenerator(eqx.Module):
     def _column(self, unit: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """`W unit` for all of the mass in one cell, each rate right to its own rounding."""
         return self.apply(unit)
+
+
+def check_generator(generator: Any) -> None:
+    """Refuse what is no generator, as a matrix or a grid."""
+    if not isinstance(generator, AbstractGenerator):
+        raise ValueError(
+            "Argument `generator` must be a FokkerPlanck, a MasterEquation or another AbstractGenerator, but it is of "
+            f"type {type(generator).__name__}."
+        )
 
 
 class GeneratorTerm(diffrax.AbstractTerm):

@@ -16,7 +16,7 @@ from ._factor import Factor, check_factor, factorize
 from ._factorization import repeated
 from ._first_order import once
 from ._fokker_planck import FokkerPlanck
-from ._generator import AbstractGenerator
+from ._generator import AbstractGenerator, check_generator
 from ._krylov import extend, product, start
 from ._long_lives import apart
 from ._results import RESULTS, answer, outcome
@@ -74,6 +74,7 @@ def spectrum(
 
         ```
     """
+    check_generator(generator)
     size = generator.size
     if not 1 <= k <= size or k != int(k):
         raise ValueError(f"Argument `k` must be whole, from 1 to the number of cells, {size}, but it is {k}.")

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Shaped
 from ._checks import check_times, one_of, positive
 from ._compiled import compiled
 from ._first_order import once
-from ._generator import AbstractGenerator
+from ._generator import AbstractGenerator, check_generator
 
 # The chain's rate lies above the fastest outflow by this share: no state's chance to stay falls below zero by rounding.
 _MARGIN = 1e-3
@@ -98,9 +98,10 @@ def uniformization(
 
     Derivatives are those of the truncated sum with respect to rates, `p0` and `ts`.
 
-    **Raises:** `ValueError` for a generator that depends on time or has another shape, and (inside `jit`, a run-time
-    error) times that do not ascend or a `tol` that is not positive.
+    **Raises:** `ValueError` for what is no generator, one that depends on time or has another shape, and (inside
+    `jit`, a run-time error) times that do not ascend or a `tol` that is not positive.
     """
+    check_generator(generator)
     if p0.shape != generator.shape:
         raise ValueError(
             f"Argument `p0` must have the generator's shape {generator.shape}, but it has shape {p0.shape}."
