@@ -336,6 +336,7 @@ def test_refusals():
             (lambda c: make(lambda x: narrow(c * x[0]), convention=rxs.Ito()).outflow(), 0.3, "more anisotropic", 0.2),
             (lambda c: make(narrow(0.1).at[0, 1].set(c)).outflow(), 0.2, "is not symmetric", 0.1),
             (lambda c: make(narrow(0.0).at[0, 0].set(c)).outflow(), -1.0, "has a negative diagonal", 1.0),
+            (lambda c: make(narrow(c)).outflow(), np.nan, "is not finite", 0.2),
         ]
     )
     for bad, words in [

@@ -55,7 +55,7 @@ def _diagonals_of(tensors: Sequence[Any], grid: Grid) -> Iterator[Diagonal]:
                 signs |= {1, -1}
             else:
                 known = np.sign(np.asarray(tensor))
-                signs |= {int(known[axes]), *(-int(known[axes[0], k] * known[k, axes[1]]) for k in walls)}
+                signs |= {known[axes], *(-known[axes[0], k] * known[k, axes[1]] for k in walls)}
         yield from ((axes, sign) for sign in (1, -1) if sign in signs)
 
 
