@@ -266,3 +266,16 @@ def test_slope_of_a_law_by_iteration():
 
     ours, exact = (jax.jit(jax.grad(lambda x, m=m: mean(m, x)))(rates) for m in (rxs.Iteration(), rxs.Elimination()))
     np.testing.assert_allclose(ours, exact, rtol=1e-8)
+
+
+def test_the_slope_of_a_rate_near_the_end_of_float32(float32):
+    """Against differences of the logarithm: the rate times a small share, and all of a life, lie beyond its numbers."""
+    grid = rxs.Grid(-1.5, 1, 60, boundary=[("reflecting", "absorbing")])
+
+    @jax.jit
+    def log_rate(temperature):
+        W = rxs.FokkerPlanck.from_potential(lambda x: 2.25 * (x[0] + 0.5) ** 2, grid, temperature)
+        return jnp.log(rxs.quasi_stationary(W, throw=False)[0][1])
+
+    slope = (log_rate(0.0585) - log_rate(0.0575)) / 0.001
+    np.testing.assert_allclose(jax.grad(log_rate)(0.058), slope, rtol=1e-3)

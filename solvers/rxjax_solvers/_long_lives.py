@@ -28,7 +28,7 @@ def apart(factor: Factor, b: Float[Array, "*shape"], u: Float[Array, "*shape"]) 
     """The two parts of `u` with `A^T u = b`; one more factor, and only the sum where solves are iterations."""
     if isinstance(factor.elimination, IterativeElimination):
         return Apart(jnp.zeros((), u.dtype), u)
-    spent = factor.elimination.solve(factor.keep.astype(u.dtype))
+    spent = factor.elimination.solve(factor.keep.astype(u.dtype) / u.size)
     most = jnp.arange(spent.size).reshape(spent.shape) == jnp.argmax(jnp.where(factor.keep, spent, -1))
     most = most & factor.keep
     ends = Region(~factor.keep | most, factor.extra, jnp.zeros_like(u))

@@ -135,6 +135,8 @@ def _rate(factor: Factor, law: Array, left: Array, rate: Array) -> Array:
 def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
     """First-order perturbation theory: the derivative of the rate needs those of neither vector."""
     (factor, law, left, rate), (tangent, *_) = primals, tangents
+    # A slow rate times a small share would be below all numbers.
+    left = left / jnp.sqrt(rate)
     parts = apart(factor, rate * left, left)
     _, change = eqx.filter_jvp(parts.backward, (factor,), (tangent,))
     return rate, jnp.sum(law * change) / jnp.sum(left * law)
