@@ -25,7 +25,7 @@ class Settings(NamedTuple):
     backoff: ArrayLike = 0.7
     trust: ArrayLike = 0.1
     initial_step: ArrayLike = 1e-2
-    leap: ArrayLike = 10.0
+    leap: ArrayLike | None = None
     clip: ArrayLike | None = None
     scale_floor: ArrayLike = 1e-2
 
@@ -175,10 +175,20 @@ def make_settings(
     check_setting(settings.backoff, "backoff", 0.0, 1.0 + 1e-9)
     if settings.learning_rate is not None and not callable(settings.learning_rate):
         check_setting(settings.learning_rate, "learning_rate", closed=True)
-    check_setting(settings.leap, "leap", 1.0, closed=True)
     for name in ("growth", "trust", "initial_step", "scale_floor"):
         check_setting(getattr(settings, name), name)
+    if settings.leap is None:
+        return settings._replace(leap=_default_leap(settings.total_steps, settings.growth))
+    check_setting(settings.leap, "leap", 1.0, closed=True)
     return settings
+
+
+def _default_leap(total_steps: ArrayLike | None, growth: ArrayLike) -> ArrayLike:
+    """What growth by a factor of 100 lacks after a tenth of the run, between 1 and 10."""
+    if total_steps is None:
+        return 10.0
+    growth, steps = jnp.asarray(growth), jnp.asarray(total_steps)
+    return jnp.clip(100 * jnp.exp(-growth * (steps / 10).astype(growth.dtype)), 1, 10)
 
 
 def initial_state(dtype: Any) -> ControllerState:

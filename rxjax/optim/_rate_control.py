@@ -31,7 +31,7 @@ def rate_control(
     backoff: ArrayLike = 0.7,
     trust: ArrayLike = 0.1,
     initial_step: ArrayLike = 1e-2,
-    leap: ArrayLike = 10.0,
+    leap: ArrayLike | None = None,
     clip: ArrayLike | None = None,
     scale_floor: ArrayLike = 1e-2,
     recompute: bool = False,
@@ -46,8 +46,9 @@ def rate_control(
       \eta \leq 0.1 \max(\mathrm{rms}(\theta), 10^{-2}) \sqrt{d}/|u|,$$
 
     with $\kappa = .08$ in the growth phase and $\min(.08, 2/(t+1))$ after it, where $\eta$ is also cut to 0.7 once.
-    The first two steps are a hundredth of the parameters' length, and at the third $\kappa = \log 10$: a loss that
-    still falls along them lets $\eta$ leap tenfold, one that does not, as where weights are trained on, holds it back.
+    The first two steps are a hundredth of the parameters' length.  In short runs $\kappa = \log$ `leap` at the third: a
+    loss that still falls along them lets $\eta$ leap, by ten in runs of less than 290 steps and not at all from 580 on;
+    one that does not, as where weights are trained on, holds it back.
     After an update longer than the average of those before, the next step is shortened in proportion (`clip`).
 
     **Arguments:**

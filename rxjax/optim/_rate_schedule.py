@@ -73,7 +73,7 @@ class RateSchedule:
         backoff: ArrayLike = 0.7,
         trust: ArrayLike = 0.1,
         initial_step: ArrayLike = 1e-2,
-        leap: ArrayLike = 10.0,
+        leap: ArrayLike | None = None,
         clip: ArrayLike | None = None,
         scale_floor: ArrayLike = 1e-2,
     ):

@@ -31,7 +31,7 @@ def scale_by_reaction_rate(
     backoff: ArrayLike = 0.7,
     trust: ArrayLike = 0.1,
     initial_step: ArrayLike = 1e-2,
-    leap: ArrayLike = 10.0,
+    leap: ArrayLike | None = None,
     clip: ArrayLike | None = None,
     scale_floor: ArrayLike = 1e-2,
     flip_sign: bool = True,
@@ -57,7 +57,8 @@ def scale_by_reaction_rate(
     - `learning_rate`: a number or a schedule: measure only, do not control.  Then without `total_steps`.
     - `window`: $w \geq 1$; as long as the run so far, and 8 at least, if not given.
     - `decay`: of the moving averages; 0 turns them off.
-    - `leap`: what the third step may multiply or divide $\eta$ by, as the gauge says; 1 turns that off.
+    - `leap`: what the third step may multiply or divide $\eta$ by, as the gauge says; 1 turns that off.  If not given,
+      what growth by a factor of 100 lacks after a tenth of `total_steps`, between 1 and 10; 10 without `total_steps`.
     - `clip`: the step after an update longer than `clip` times the geometric moving average of $|u|$ is shortened in
       proportion.  1 with `total_steps`, without it none is, nor ever with `learning_rate`; 1e9 turns it off.
     - `growth`, `backoff`: largest change of $\log\eta$ in later steps, and the factor on $\eta$ at the end of the
